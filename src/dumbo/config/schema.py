@@ -1,0 +1,124 @@
+"""What a configuration can say: the sections `model`, `datasets`, `trainer` and `plugins`, before plugins add theirs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict
+
+from dumbo.config.arguments import TrainerArguments
+from dumbo.config.section import Section
+
+Words = Annotated[tuple[str, ...], Strict(False)]
+"""A list of texts, in YAML `[a, b]`; frozen, hence a tuple."""
+
+
+class TokenizerSection(Section):
+    """The tokenizer: where it comes from, and the tokens that are set or added."""
+
+    path: str | None = None
+    """Folder or hub name of the tokenizer; by default it is the base model's."""
+    pad_token: str | None = None
+    """Padding token. By default a free one is looked for, without growing the embeddings."""
+    eos_token: str | None = None
+    """Token that ends a text."""
+    bos_token: str | None = None
+    """Token that starts a text."""
+    unk_token: str | None = None
+    """Token for text that the vocabulary cannot write."""
+    special_tokens: Words = ()
+    """More tokens that are never split and are left out when text is decoded for people."""
+    tokens: Words = ()
+    """More ordinary tokens: words of a language or a format that should be one token each."""
+    chat_template: str | None = None
+    """The chat template, as Jinja text or as the path of a `.jinja` file; by default the tokenizer's own."""
+
+
+class ModelSection(Section):
+    """The model and its tokenizer. Plugins that change the model have their sections here."""
+
+    base_model: str | None = None
+    """Folder or hub name (`owner/name`) of the model to start from."""
+    revision: str | None = None
+    """Branch, tag or commit of the base model on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights. `auto` is float32: optimizers lose small updates in 16 bits; `bf16` in the arguments speeds up the rest."""
+    attention: str = "auto"
+    """Attention implementation (`sdpa`, `eager`, `flash_attention_2`, ...); `auto` is Transformers' choice for the model."""
+    trust_remote_code: bool = False
+    """Run the Python code that the model's repository brings. It can do anything that you can; read it first."""
+    config_overrides: dict[str, Any] = Field(default_factory=dict)
+    """Values of the model's own configuration to replace, e.g. `{rope_theta: 500000.0}`; unknown names are errors."""
+    tokenizer: TokenizerSection = Field(default_factory=TokenizerSection)
+    """The tokenizer."""
+
+
+class FormatOptions(Section):
+    """Options of a data format or train format; plugins subclass it once per type name."""
+
+    type: str
+    """Name of the format."""
+
+    @property
+    def needs_chat_template(self) -> bool:
+        """Whether the tokenizer must have a chat template; asked before anything is loaded."""
+        return False
+
+
+class DatasetEntry(Section):
+    """A source of rows and what becomes of them. The reader's own options stand beside these keys."""
+
+    type: str
+    """Reader: where rows come from."""
+    data_format: FormatOptions
+    """What a row is: a name, or `{type: name, ...options}`."""
+    train_format: FormatOptions
+    """How a record becomes tokens and labels: a name, or `{type: name, ...options}`."""
+
+
+class DataSection(Section):
+    """Options of all datasets together."""
+
+    sequence_length: Annotated[int, Field(ge=2)] | None = None
+    """Longest sequence in tokens; by default the model's own limit."""
+    too_long: Literal["error", "drop", "truncate", "split"] = "error"
+    """Sequences over the limit: stop with their count, leave them out, cut their end off, or cut them into several."""
+    val_set_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
+    """Rows held out for evaluation: a share below 1, or a number of rows. Chosen by the seed, before training rows are shuffled."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """Rows that cannot be used: stop and name them, or leave them out and count them."""
+    shuffle: bool = True
+    """Go through the training rows in a new random order each epoch, given by the seed; false keeps the files' order."""
+
+
+class TrainerSection(Section):
+    """How to train. Plugins that change the training have their sections here."""
+
+    arguments: TrainerArguments = Field(default_factory=TrainerArguments)
+    """Batch sizes, optimizer, schedule, precision, logging: the names of Transformers' `TrainingArguments`."""
+    data: DataSection = Field(default_factory=DataSection)
+    """Options of all datasets together."""
+    output_dir: str | None = None
+    """The run's folder; by default `runs/<config>-<time>`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of everything random: held-out rows, order, dropout, new embedding rows."""
+
+
+class EvaluationSection(Section):
+    """Plugins that evaluate have their sections here."""
+
+
+class RunConfig(Section):
+    """A whole run. The composed class of a run also has its plugins' sections; the order of `plugins` never matters."""
+
+    model: ModelSection
+    """The model and its tokenizer."""
+    datasets: Annotated[tuple[DatasetEntry, ...], Strict(False), Field(min_length=1)]
+    """Where the rows come from; several sources are joined."""
+    trainer: TrainerSection = Field(default_factory=TrainerSection)
+    """How to train."""
+    plugins: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+    """The plugins of this run: a shipped or installed name, `package.module:Class`, or `./file.py:Class`."""
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    """What to evaluate, by plugins that do."""
+

@@ -1,0 +1,199 @@
+"""Read a run's configuration: the file, what it extends, environment values and overrides, each value with its place."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dumbo.config.yaml_tree import Tree, parse_yaml, plain_scalar
+from dumbo.errors import KeyPath, Place, Problem, dotted, key_path
+
+_COMMAND_LINE = Place("command line")
+_ENVIRONMENT = re.compile(r"\$\{env:([^}]*)\}")
+
+
+@dataclass
+class Source:
+    """The raw configuration: plain values, where each was written, and what was wrong in the text."""
+
+    file: Path
+    tree: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    templates: dict[KeyPath, str] = field(default_factory=dict)
+    """The texts with `${env:NAME}` as they were written: what is saved and logged in place of their values."""
+
+    def place(self, path: KeyPath) -> Place:
+        """Where `path` was written, or the nearest key above it that was."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return Place(str(self.file))
+
+
+def load_source(file: Path, overrides: Sequence[str] = ()) -> Source:
+    """Read `file` and apply `overrides` (`trainer.arguments.learning_rate=3e-4`).
+
+    Nothing is raised: what is wrong is in the result's `problems`, and the tree holds what could be read.
+    """
+    source = Source(file)
+    tree = _load_file(file, (), source.problems)
+    if isinstance(tree.value, dict):
+        source.tree, source.places = tree.value, tree.places
+    for override in overrides:
+        _apply_override(override, source, tree)
+    source.tree = _fill_environment(source.tree, (), source, tree, os.environ)
+    return source
+
+
+def _load_file(file: Path, chain: tuple[Path, ...], problems: list[Problem], wanted_by: Place | None = None) -> Tree:
+    name = str(file)
+    if file.resolve() in chain:
+        problems.append(Problem("extends: these files extend each other", place=wanted_by))
+        return Tree()
+    text = _read_text(file, problems, wanted_by)
+    if text is None:
+        return Tree()
+    tree = parse_yaml(text, name)
+    problems += tree.problems
+    if tree.problems and tree.value is None:
+        return tree
+    if tree.value is None:
+        hint = "a run needs 'model', 'datasets', 'trainer' and 'plugins'; 'dumbo docs quickstart' shows one"
+        problems.append(Problem("the file is empty", place=Place(name), hints=(hint,)))
+    elif not isinstance(tree.value, dict):
+        kind = "a list" if isinstance(tree.value, list) else "a single value"
+        hint = "the top level holds the sections 'model:', 'datasets:', 'trainer:' and 'plugins:'"
+        problems.append(Problem(f"expected a mapping, got {kind}", place=tree.places[()], hints=(hint,)))
+        tree.value = None
+    elif "extends" in tree.value:
+        return _extend(tree, file, chain, problems)
+    return tree
+
+
+def _read_text(file: Path, problems: list[Problem], wanted_by: Place | None) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        problems.append(Problem("not a text file in UTF-8", place=Place(str(file))))
+    except IsADirectoryError:
+        problems.append(Problem(f"{file} is a folder; name the YAML file in it", place=wanted_by))
+    except FileNotFoundError:
+        beside = [path.name for path in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, beside, n=1)
+        hints = (f"did you mean {file.parent / near[0]}?",) if near else ()
+        problems.append(Problem(f"{file}: there is no such file", place=wanted_by, hints=hints))
+    except OSError as error:
+        problems.append(Problem(f"{file}: cannot be read: {error.strerror}", place=wanted_by))
+    return None
+
+
+def _extend(tree: Tree, file: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Tree:
+    """The files named by `extends`, later ones over earlier ones, and `tree` over all of them."""
+    names = tree.value.pop("extends")
+    place = tree.places.pop(("extends",))
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        message = "expected the name of a file, or a list of names"
+        problems.append(Problem(message, ("extends",), place, ("extends: base.yaml",)))
+        return tree
+    merged = Tree({})
+    for name in names:
+        base = _load_file(file.parent / name, (*chain, file.resolve()), problems, place)
+        if isinstance(base.value, dict):
+            _merge(merged, base, ())
+    _merge(merged, tree, ())
+    merged.places[()] = tree.places[()]
+    return merged
+
+
+def _merge(below: Tree, above: Tree, path: KeyPath) -> None:
+    """Lay `above` over `below`: mappings are merged key by key, everything else is replaced."""
+    lower, upper = _at(below.value, path), _at(above.value, path)
+    if path in above.places:
+        below.places[path] = above.places[path]
+    for key, value in upper.items():
+        if isinstance(value, dict) and isinstance(lower.get(key), dict):
+            _merge(below, above, (*path, key))
+            continue
+        _forget(below, (*path, key))
+        lower[key] = value
+        here = (*path, key)
+        below.places |= {p: place for p, place in above.places.items() if p[: len(here)] == here}
+        below.unquoted |= {p for p in above.unquoted if p[: len(here)] == here}
+
+
+def _forget(tree: Tree, path: KeyPath) -> None:
+    tree.places = {p: place for p, place in tree.places.items() if p[: len(path)] != path}
+    tree.unquoted = {p for p in tree.unquoted if p[: len(path)] != path}
+
+
+def _at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _apply_override(override: str, source: Source, tree: Tree) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        message = f"'{override}' is not an override"
+        source.problems.append(Problem(message, place=_COMMAND_LINE, hints=("write section.key=value",)))
+        return
+    path = key_path(key)
+    value = parse_yaml(text, str(_COMMAND_LINE))
+    if value.problems:
+        message = f"the value is not valid YAML: {text}"
+        source.problems.append(Problem(message, path, _COMMAND_LINE, ("put it in quotes if it is a text",)))
+        return
+    parent: Any = source.tree
+    for depth, part in enumerate(path[:-1]):
+        below = _child(parent, part)
+        if below is None and isinstance(parent, dict) and isinstance(part, str):
+            below = parent[part] = {}
+            source.places.setdefault(path[: depth + 1], _COMMAND_LINE)
+        if not isinstance(below, dict | list):
+            message = f"'{dotted(path[: depth + 1])}' is not a section in this configuration"
+            source.problems.append(Problem(message, path, _COMMAND_LINE))
+            return
+        parent = below
+    last = path[-1]
+    if isinstance(parent, list) and not (isinstance(last, int) and last < len(parent)):
+        message = f"this list has {len(parent)} entries, counted from 0"
+        source.problems.append(Problem(message, path, _COMMAND_LINE))
+        return
+    for stale in [p for p in source.places if p[: len(path)] == path]:
+        del source.places[stale]
+    parent[last if isinstance(parent, list) else str(last)] = value.value
+    source.places |= {(*path, *p): _COMMAND_LINE for p in value.places}
+    tree.unquoted |= {(*path, *p) for p in value.unquoted}
+
+
+def _child(parent: Any, part: str | int) -> Any:
+    if isinstance(parent, dict):
+        return parent.get(str(part))
+    if isinstance(parent, list) and isinstance(part, int) and part < len(parent):
+        return parent[part]
+    return None
+
+
+def _fill_environment(value: Any, path: KeyPath, source: Source, tree: Tree, environment: Mapping[str, str]) -> Any:
+    """`value` with every `${env:NAME}` replaced; an unquoted one that stands alone may become a number."""
+    if isinstance(value, dict):
+        return {key: _fill_environment(item, (*path, key), source, tree, environment) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_environment(item, (*path, i), source, tree, environment) for i, item in enumerate(value)]
+    if not isinstance(value, str) or "${env:" not in value:
+        return value
+    source.templates[path] = value
+    for name in _ENVIRONMENT.findall(value):
+        if name not in environment:
+            message = f"the environment variable '{name}' is not set"
+            source.problems.append(Problem(message, path, source.place(path), (f"export {name}=...",)))
+    filled = _ENVIRONMENT.sub(lambda match: environment.get(match[1], ""), value)
+    return plain_scalar(filled) if path in tree.unquoted and _ENVIRONMENT.fullmatch(value) else filled

@@ -1,0 +1,88 @@
+"""What a trainer is given (`Job`), what it must be able to do (`Trainer`), and what a run leaves (`Artifact`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from dumbo.config.schema import RunConfig
+    from dumbo.console import Console
+    from dumbo.data.dataset import TokenDataset
+    from dumbo.metrics import Metrics
+
+Batch = Mapping[str, "Tensor"]
+"""What a collator returns: `input_ids`, `attention_mask` and `labels`, each [sequences, tokens], and what a loss of one's own needs."""
+
+Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
+"""Dataset items to a batch. Items with `filler: True` only keep ranks in step: their labels must all be ignored."""
+
+Loss = Callable[["Module", Batch, "Tensor"], "Tensor"]
+"""(model, batch, num_items) -> scalar: the SUM over the batch's supervised tokens divided by `num_items`, the number of
+supervised tokens in the whole global batch, so that no split into micro-batches or ranks changes the result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a trainer needs, made by the stages before it. `None` means: no plugin claims it, use your own."""
+
+    config: RunConfig
+    model: Module
+    tokenizer: PreTrainedTokenizerBase
+    train_dataset: TokenDataset
+    eval_dataset: TokenDataset | None
+    collator: Collator
+    loss: Loss | None
+    build_optimizer: Callable[[Module], Optimizer] | None
+    build_scheduler: Callable[[Optimizer, int], LRScheduler] | None
+    callbacks: Sequence[TrainerCallback]
+    metrics: Metrics
+    """Log here: `metrics.log({"train/loss": 1.2}, step)`; it does nothing on other ranks than the first."""
+    console: Console
+    """Report progress here; silent on other ranks than the first."""
+    output_dir: Path
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How far a trainer came."""
+
+    steps: int
+    """Optimizer steps done."""
+    total_steps: int
+    """Optimizer steps planned."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the training was stopped before its end."""
+        return self.steps < self.total_steps
+
+
+class Trainer(Protocol):
+    """What `TrainerPlugin.build_trainer` returns."""
+
+    def train(self) -> TrainResult:
+        """Train to the end, or until the user interrupts; log to the job's metrics on the way."""
+        ...
+
+    def save_model(self, folder: Path) -> None:
+        """Write model and tokenizer so that Transformers loads them from `folder`. Called on every rank; one writes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a run leaves: output plugins take it and may return another one."""
+
+    folder: Path
+    """Model and tokenizer, loadable with `from_pretrained`."""
+    steps: int
+    """Optimizer steps that it was trained for."""

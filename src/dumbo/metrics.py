@@ -1,0 +1,78 @@
+"""Metrics: numbers by path (`train/loss`) that the run hands to every collector, on the first rank only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a collector may want to know when the run opens."""
+
+    name: str
+    """The name of the run's folder."""
+    output_dir: Path
+    """The run's folder; a collector may write into it."""
+    config: Mapping[str, Any]
+    """The resolved configuration with secrets left out, ready to be logged."""
+
+
+class MetricsCollector:
+    """Receives the run's metrics. A subclass needs `log_metrics` alone.
+
+    Collectors live on the first rank only. `open` is called before the model loads: what it raises stops the run. What
+    `log_metrics` or `close` raise is reported once, and the collector is dropped; the training goes on.
+    """
+
+    def open(self, run: RunInfo) -> None:
+        """The run is about to start."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Take `metrics` (path -> value, e.g. `{"train/loss": 1.2}`), measured after optimizer step `step`."""
+        raise NotImplementedError
+
+    def close(self, outcome: str) -> None:
+        """The run has ended: `outcome` is `finished`, `interrupted` or `failed`."""
+
+
+class Metrics:
+    """Hands metrics to all collectors, and drops one that fails without stopping the training."""
+
+    def __init__(self, collectors: Sequence[tuple[str, MetricsCollector]]) -> None:
+        """`collectors` are pairs of the name to blame and the collector; empty on every rank but the first."""
+        self._collectors = list(collectors)
+
+    def open(self, run: RunInfo) -> None:
+        """Open every collector; the first that cannot be opened ends the run with its name in the message."""
+        from dumbo.errors import DumboError, PluginError
+
+        for name, collector in self._collectors:
+            try:
+                collector.open(run)
+            except DumboError:
+                raise
+            except Exception as error:
+                message = f"the metrics collector of '{name}' cannot be opened: {type(error).__name__}: {error}"
+                raise PluginError(message) from error
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Hand a copy of `metrics` to every collector that is still there."""
+        self._call("log_metrics", lambda collector: collector.log_metrics(dict(metrics), step))
+
+    def close(self, outcome: str) -> None:
+        """Close every collector; afterwards there are none."""
+        self._call("close", lambda collector: collector.close(outcome))
+        self._collectors = []
+
+    def _call(self, hook: str, call: Any) -> None:
+        for entry in list(self._collectors):
+            try:
+                call(entry[1])
+            except Exception as error:
+                self._collectors.remove(entry)
+                reason = f"{type(error).__name__}: {error}"
+                print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)

@@ -1,0 +1,270 @@
+"""Everything that a plugin can be: subclass one or more of these classes and implement their one method.
+
+A plugin is listed under `plugins:`, which switches it on. Method names are what counts: a `BasePlugin` with a method
+`get_metrics_collector` collects metrics, whatever it inherits from. `dumbo docs plugins` is the guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dumbo.config.schema import FormatOptions, RunConfig
+from dumbo.config.section import Section
+from dumbo.metrics import MetricsCollector
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from dumbo.data.dataset import TokenDataset
+    from dumbo.data.records import DataFormat, Record, Row, TrainFormat
+    from dumbo.job import Artifact, Collator, Job, Loss, Trainer
+
+
+@dataclass(frozen=True)
+class Services:
+    """The doors through which a plugin may ask the run for something."""
+
+    output_dir: Path
+    """The run's folder. Write on the first rank only."""
+    say: Callable[[str], None]
+    """Tell the user something, in a line; silent on other ranks than the first."""
+    records: Callable[[], Iterable[Record]]
+    """The records of all sources, in the order of the configuration."""
+    load_model: Callable[[str], PreTrainedModel]
+    """Another model (a teacher, a reference), by folder or hub name, loaded as the run's own is."""
+    rank: int = 0
+    world_size: int = 1
+
+
+class BasePlugin:
+    """What all plugins share. Nothing has to be declared."""
+
+    name: ClassVar[str] = ""
+    """By default the class name in snake case without `Plugin`."""
+    section: ClassVar[str | None] = None
+    """Where its options live: `model.NAME`, `trainer.NAME` or `evaluation.NAME`."""
+    options_type: ClassVar[type[Section]] = Section
+    """The model of its options; given a `section`, the user's values arrive as `self.options`."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Modules that must be importable; a missing one ends the run with the pip command."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Names of plugins that must be listed too."""
+    conflicts: ClassVar[frozenset[str]] = frozenset()
+    """Names of plugins that must not be listed with it."""
+    after: ClassVar[frozenset[str]] = frozenset()
+    """Names of plugins that go first in the same kind of hook, where they are listed."""
+    consumes: ClassVar[frozenset[str] | None] = None
+    """Keys of the core's sections that its seat reads, e.g. `{"model.dtype"}`; others in the seat's charge are refused.
+    None: what the hook reads is watched, and a key that the user wrote and the hook did not read is an error."""
+    yields: ClassVar[frozenset[type]] = frozenset()
+    """Seats (interface classes) that it leaves to another plugin that claims them."""
+
+    options: Any
+    config: RunConfig
+    services: Services
+
+    def check(self, config: RunConfig) -> None:
+        """Look for mistakes across sections, before anything is loaded. Raise `ConfigError.at(key, message, *hints)`."""
+
+
+class ModelLoaderPlugin(BasePlugin):
+    """Loads the model. Exactly one."""
+
+    def load_model(self, config: RunConfig) -> PreTrainedModel:
+        """Return the model, on the CPU, ready to be changed by patchers."""
+        raise NotImplementedError
+
+
+class TokenizerLoaderPlugin(BasePlugin):
+    """Loads the tokenizer. Exactly one."""
+
+    def load_tokenizer(self, config: RunConfig, model: PreTrainedModel | None = None) -> PreTrainedTokenizerBase:
+        """Return the tokenizer; the run then fits the model's embeddings to it."""
+        raise NotImplementedError
+
+
+class Phase(IntEnum):
+    """When a patcher gets the model; within a phase `after` and then the name decide."""
+
+    STRUCTURE = 0
+    ADAPTER = 1
+    FREEZE = 2
+    KERNELS = 3
+
+
+class ModelPatcherPlugin(BasePlugin):
+    """Changes the model before training. Any number, each given what the one before returned."""
+
+    phase: ClassVar[Phase] = Phase.STRUCTURE
+
+    def patch_model(self, model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
+        """Return the model, changed or wrapped. It is on the CPU and not yet sharded or compiled."""
+        raise NotImplementedError
+
+
+class LoadOptionsPlugin(BasePlugin):
+    """Adds arguments to the loading of the model (quantization, attention, experts). Two that disagree are an error."""
+
+    def load_kwargs(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return arguments for `from_pretrained`."""
+        raise NotImplementedError
+
+
+class ReaderPlugin(BasePlugin):
+    """Reads rows. `readers` maps each `type` of a dataset entry to the model of the keys beside it."""
+
+    readers: ClassVar[Mapping[str, type[Section]]] = {}
+
+    def read(self, options: Any) -> Iterator[Row]:
+        """Yield the rows of one dataset entry; `options` is an instance of the type's model, with `options.type`."""
+        raise NotImplementedError
+
+
+class DataFormatPlugin(BasePlugin):
+    """Makes records of rows. `data_formats` maps each name to the model of its options."""
+
+    data_formats: ClassVar[Mapping[str, type[FormatOptions]]] = {}
+
+    def build_data_format(self, options: Any) -> DataFormat:
+        """Return a function from `Row` to `Record`; it raises `row.origin.error(...)` for a row that it cannot use."""
+        raise NotImplementedError
+
+
+class TrainFormatPlugin(BasePlugin):
+    """Makes tokens and labels of records. `train_formats` maps each name to the model of its options."""
+
+    train_formats: ClassVar[Mapping[str, type[FormatOptions]]] = {}
+
+    def build_train_format(self, options: Any, tokenizer: PreTrainedTokenizerBase) -> TrainFormat:
+        """Return a function from `Record` to `Example`; it raises `record.origin.error(...)` likewise."""
+        raise NotImplementedError
+
+
+class DatasetPlugin(BasePlugin):
+    """Changes the tokenised training set. Any number, each given what the one before returned."""
+
+    def transform_dataset(self, dataset: TokenDataset, config: RunConfig) -> TokenDataset:
+        """Return the training set to use."""
+        raise NotImplementedError
+
+
+class CollatorPlugin(BasePlugin):
+    """Makes batches. At most one."""
+
+    def build_collator(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Return a function from dataset items to a batch (see `dumbo.job.Collator`)."""
+        raise NotImplementedError
+
+
+class LossPlugin(BasePlugin):
+    """Computes the loss. At most one."""
+
+    def build_loss(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Loss:
+        """Return a function from model, batch and number of supervised tokens to a scalar (see `dumbo.job.Loss`)."""
+        raise NotImplementedError
+
+
+class OptimizerPlugin(BasePlugin):
+    """Makes the optimizer. At most one."""
+
+    def build_optimizer(self, model: Module, config: RunConfig) -> Optimizer:
+        """Return the optimizer over the parameters of `model` that require gradients."""
+        raise NotImplementedError
+
+
+class SchedulerPlugin(BasePlugin):
+    """Makes the learning rate schedule. At most one."""
+
+    def build_scheduler(self, optimizer: Optimizer, total_steps: int, config: RunConfig) -> LRScheduler:
+        """Return the schedule; it is stepped once per optimizer step, `total_steps` times."""
+        raise NotImplementedError
+
+
+class CallbackPlugin(BasePlugin):
+    """Watches and steers the training. Any number."""
+
+    def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
+        """Return Transformers callbacks, e.g. with `on_pre_optimizer_step` or `on_step_end`."""
+        raise NotImplementedError
+
+
+class TrainerPlugin(BasePlugin):
+    """Trains. Exactly one."""
+
+    def build_trainer(self, job: Job) -> Trainer:
+        """Return an object with `train` and `save_model` (see `dumbo.job.Trainer`)."""
+        raise NotImplementedError
+
+
+class LoggingPlugin(BasePlugin):
+    """Sends metrics somewhere. Any number."""
+
+    def get_metrics_collector(self) -> MetricsCollector:
+        """Return the collector; called on the first rank, before the model loads."""
+        raise NotImplementedError
+
+
+class OutputPlugin(BasePlugin):
+    """Does something with the result (evaluate, merge, quantize). Any number, each given what the one before returned."""
+
+    def after_train(self, artifact: Artifact, config: RunConfig) -> Artifact:
+        """Return the artifact, this one or another; called on the first rank, after the model was saved."""
+        raise NotImplementedError
+
+
+class CommandPlugin(BasePlugin):
+    """Adds verbs to the command line. `commands` maps each verb to its line in the help."""
+
+    commands: ClassVar[Mapping[str, str]] = {}
+
+    def run_command(self, verb: str, arguments: Sequence[str]) -> int:
+        """Run `dumbo VERB ARGUMENTS...` and return the exit code. No configuration is loaded: there is no `self.config`."""
+        raise NotImplementedError
+
+
+class Claim(Enum):
+    """How many plugins of a run may implement an interface."""
+
+    EXACTLY_ONE = "exactly one"
+    AT_MOST_ONE = "at most one"
+    ANY_NUMBER = "any number"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An interface: its class, the method that claims it, how many may, and which core keys its one holder answers for."""
+
+    type: type[BasePlugin]
+    hook: str
+    claim: Claim
+    charge: str = ""
+    """Section of the configuration whose keys the holder must consume."""
+
+
+INTERFACES: tuple[Interface, ...] = (
+    Interface(ModelLoaderPlugin, "load_model", Claim.EXACTLY_ONE, "model"),
+    Interface(TokenizerLoaderPlugin, "load_tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
+    Interface(TrainerPlugin, "build_trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
+    Interface(LossPlugin, "build_loss", Claim.AT_MOST_ONE),
+    Interface(CollatorPlugin, "build_collator", Claim.AT_MOST_ONE),
+    Interface(OptimizerPlugin, "build_optimizer", Claim.AT_MOST_ONE),
+    Interface(SchedulerPlugin, "build_scheduler", Claim.AT_MOST_ONE),
+    Interface(LoadOptionsPlugin, "load_kwargs", Claim.ANY_NUMBER),
+    Interface(ModelPatcherPlugin, "patch_model", Claim.ANY_NUMBER),
+    Interface(ReaderPlugin, "read", Claim.ANY_NUMBER),
+    Interface(DataFormatPlugin, "build_data_format", Claim.ANY_NUMBER),
+    Interface(TrainFormatPlugin, "build_train_format", Claim.ANY_NUMBER),
+    Interface(DatasetPlugin, "transform_dataset", Claim.ANY_NUMBER),
+    Interface(CallbackPlugin, "get_callbacks", Claim.ANY_NUMBER),
+    Interface(LoggingPlugin, "get_metrics_collector", Claim.ANY_NUMBER),
+    Interface(OutputPlugin, "after_train", Claim.ANY_NUMBER),
+    Interface(CommandPlugin, "run_command", Claim.ANY_NUMBER),
+)
+"""The catalogue. `dumbo plugins` prints it, and the plugin manager knows no other."""
