@@ -23,7 +23,7 @@ Batch = Mapping[str, "Tensor"]
 """What a collator returns: `input_ids`, `attention_mask` and `labels`, each [sequences, tokens], and what a loss of one's own needs."""
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""Dataset items to a batch. Items with `filler: True` only keep ranks in step: their labels must all be ignored."""
+"""Dataset items to a batch. An item of which nothing is trained may be there only to keep the ranks in step."""
 
 Loss = Callable[["Module", Batch, "Tensor"], "Tensor"]
 """(model, batch, num_items) -> scalar: the SUM over the batch's supervised tokens divided by `num_items`, the number of

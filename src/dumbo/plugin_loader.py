@@ -12,6 +12,7 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dumbo.config.arguments import OPTIMIZER_KEYS, SCHEDULE_KEYS
 from dumbo.config.schema import FormatOptions, RunConfig
 from dumbo.config.section import Section
 from dumbo.metrics import MetricsCollector
@@ -75,7 +76,11 @@ class BasePlugin:
 
 
 class ModelLoaderPlugin(BasePlugin):
-    """Loads the model. Exactly one."""
+    """Loads the model. Exactly one.
+
+    One that takes what `LoadOptionsPlugin`s contribute declares `extra_load_kwargs: Mapping[str, Any]`, which is set before
+    `load_model`; one that can load other models for plugins that ask has a method `load(name)`.
+    """
 
     def load_model(self, config: RunConfig) -> PreTrainedModel:
         """Return the model, on the CPU, ready to be changed by patchers."""
@@ -245,17 +250,19 @@ class Interface:
     hook: str
     claim: Claim
     charge: str = ""
-    """Section of the configuration whose keys the holder must consume."""
+    """Section of the configuration whose keys the holder must consume; a key that it does not is an error."""
+    keys: tuple[str, ...] = ()
+    """Those of them that a holder of this seat takes over from another seat with the same charge; none: all the others."""
 
 
 INTERFACES: tuple[Interface, ...] = (
     Interface(ModelLoaderPlugin, "load_model", Claim.EXACTLY_ONE, "model"),
     Interface(TokenizerLoaderPlugin, "load_tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
     Interface(TrainerPlugin, "build_trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
-    Interface(LossPlugin, "build_loss", Claim.AT_MOST_ONE),
+    Interface(LossPlugin, "build_loss", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)),
     Interface(CollatorPlugin, "build_collator", Claim.AT_MOST_ONE),
-    Interface(OptimizerPlugin, "build_optimizer", Claim.AT_MOST_ONE),
-    Interface(SchedulerPlugin, "build_scheduler", Claim.AT_MOST_ONE),
+    Interface(OptimizerPlugin, "build_optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS),
+    Interface(SchedulerPlugin, "build_scheduler", Claim.AT_MOST_ONE, "trainer.arguments", SCHEDULE_KEYS),
     Interface(LoadOptionsPlugin, "load_kwargs", Claim.ANY_NUMBER),
     Interface(ModelPatcherPlugin, "patch_model", Claim.ANY_NUMBER),
     Interface(ReaderPlugin, "read", Claim.ANY_NUMBER),

@@ -127,3 +127,9 @@ class TrainerArguments(Section):
     """Seconds that a rank waits for the others."""
     full_determinism: bool = False
     """Use deterministic kernels only; slower."""
+
+
+OPTIMIZER_KEYS = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""What an optimizer plugin answers for in place of the trainer."""
+SCHEDULE_KEYS = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+"""What a scheduler plugin answers for in place of the trainer."""

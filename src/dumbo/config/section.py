@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 
 class Section(BaseModel):
@@ -24,6 +24,12 @@ class Section(BaseModel):
     )
 
     _read: set[str] = PrivateAttr(default_factory=set)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_defaults(cls, value: Any) -> Any:
+        """`liger:` with nothing behind it is the section with its defaults."""
+        return {} if value is None else value
 
     def __getattribute__(self, name: str) -> Any:
         """Note which options were read, so that one that nobody read can be an error."""

@@ -1,0 +1,217 @@
+"""Our subclass of Transformers' Trainer: rows by plan, one loss for any split into batches, evaluation weighted by tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
+from dumbo.data.dataset import TokenDataset
+from dumbo.data.plan import BatchPlan
+from dumbo.errors import Interrupted
+from dumbo.job import Batch, Job, TrainResult
+from dumbo.losses.token import count_supervised, next_token_cross_entropy
+
+
+class PlannedLoader(DataLoader[Any]):
+    """Batches of one rank as a plan has them; the Trainer tells it the epoch."""
+
+    def __init__(self, dataset: TokenDataset, plan: BatchPlan, rank: int, **options: Any) -> None:
+        """`options` are those of PyTorch's DataLoader."""
+        super().__init__(dataset, batch_sampler=_PlannedBatches(plan, rank), **options)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is over the rows of `epoch`."""
+        self.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+
+
+class _PlannedBatches:
+    def __init__(self, plan: BatchPlan, rank: int) -> None:
+        self.plan, self.rank, self.epoch = plan, rank, 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.plan.micro_batches(self.epoch, self.rank)
+
+    def __len__(self) -> int:
+        return self.plan.micro_batches_per_epoch
+
+
+class DumboTrainer(Trainer):  # type: ignore[misc]
+    """Transformers' Trainer with dumbo's data, loss, evaluation and logging in its public places.
+
+    The loss of an optimizer step is the sum over all supervised tokens of the global batch divided by their number, on any
+    number of ranks and with any accumulation. The auxiliary loss of mixture-of-experts models, where the model returns one,
+    is averaged over the forward passes and added with its coefficient, whatever the loss.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, job: Job, arguments: TrainingArguments) -> None:
+        """Wire `job` up; nothing is trained yet."""
+        self._job = job
+        self._aux_loss: Tensor | None = None
+        self._tokens_seen, self._tokens_logged, self._logged_at = 0, 0, time.monotonic()
+        self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
+        self._stop = StopOnInterrupt()
+        super().__init__(
+            model=job.model,
+            args=arguments,
+            train_dataset=job.train_dataset,
+            eval_dataset=job.eval_dataset,
+            data_collator=job.collator,
+            processing_class=job.tokenizer,
+            callbacks=[self._stop, *job.callbacks, ShowProgress(job.console)],
+        )
+        self.remove_callback(PrinterCallback)
+        with contextlib.suppress(OSError):
+            Path(arguments.output_dir).rmdir()  # made too early: a folder of checkpoints without one would mislead
+        job.model.register_forward_hook(self._keep_aux_loss)
+
+    def train_to_end(self) -> TrainResult:
+        """Train; a first Ctrl-C ends it after the current step, which the result tells."""
+        try:
+            self.train()
+        except KeyboardInterrupt:
+            message = f"stopped in the middle of step {self.state.global_step + 1}; its weights are not saved"
+            raise Interrupted(message) from None
+        finally:
+            self._stop.restore()
+        return TrainResult(self.state.global_step, self.state.max_steps)
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer on the first rank, under a temporary name until they are whole."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self._use_cache is not None:
+            model.config.use_cache = self._use_cache  # the Trainer switched it off for training
+        if self.args.should_save:
+            partial = folder.with_name(f"{folder.name}.partial")
+            model.save_pretrained(partial)
+            self.processing_class.save_pretrained(partial)
+            partial.rename(folder)
+        self.accelerator.wait_for_everyone()
+
+    def get_train_dataloader(self) -> PlannedLoader:
+        """The training batches of this rank."""
+        data = self._job.config.trainer.data
+        batch_size = self._job.config.trainer.arguments.batch_size
+        return self._loader(self.train_dataset, batch_size, self.args.per_device_train_batch_size, data.shuffle)
+
+    def _loader(self, dataset: TokenDataset, batch_size: int, physical_batch_size: int, shuffle: bool) -> PlannedLoader:
+        plan = BatchPlan(
+            len(dataset), batch_size, physical_batch_size, self.args.world_size, self._job.config.trainer.seed, shuffle
+        )
+        workers = self.args.dataloader_num_workers
+        return PlannedLoader(
+            dataset,
+            plan,
+            self.args.process_index,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks."""
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        counts = torch.zeros(2, dtype=torch.int64)
+        for batch in batches:
+            counts[0] += count_supervised(batch["labels"])
+            counts[1] += batch["attention_mask"].sum() if "attention_mask" in batch else batch["labels"].numel()
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts.to(device))
+        self._tokens_seen += int(counts[1])
+        return batches, counts[0].clamp(min=1).to(device)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """This rank's share of the step's loss, times the number of ranks, over which gradients are averaged."""
+        assert num_items_in_batch is not None and not return_outputs
+        smoothing = self._job.config.trainer.arguments.label_smoothing_factor
+        loss = self._sum_over_tokens(model, inputs, num_items_in_batch, smoothing) * self.args.world_size
+        if self._aux_loss is not None:
+            coefficient = getattr(self.accelerator.unwrap_model(model).config, "router_aux_loss_coef", 1.0)
+            loss = loss + coefficient * self._aux_loss / self.current_gradient_accumulation_steps
+        return loss
+
+    def _sum_over_tokens(self, model: nn.Module, batch: Batch, num_items: Tensor, smoothing: float) -> Tensor:
+        self._aux_loss = None
+        if self._job.loss is not None:
+            return self._job.loss(model, batch, num_items)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return next_token_cross_entropy(model(**inputs).logits, batch["labels"], smoothing) / num_items
+
+    def _keep_aux_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._aux_loss = getattr(output, "aux_loss", None)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        size = self.args.per_device_eval_batch_size
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        self.model.eval()
+        one = torch.ones((), device=self.args.device)
+        with torch.no_grad():
+            for batch in self._loader(dataset, size * self.args.world_size, size, shuffle=False):
+                batch = self._prepare_inputs(batch)
+                total[0] += self._sum_over_tokens(self.model, batch, one, smoothing=0.0)
+                total[1] += count_supervised(batch["labels"])
+        self.model.train()
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total)
+        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer plugin's, or the one that the arguments name."""
+        if self.optimizer is None and self._job.build_optimizer is not None:
+            self.optimizer = self._job.build_optimizer(self.model if model is None else model)
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The scheduler plugin's, or the one that the arguments name."""
+        if self.lr_scheduler is None and self._job.build_scheduler is not None:
+            self.lr_scheduler = self._job.build_scheduler(optimizer or self.optimizer, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand Transformers' metrics on under dumbo's paths."""
+        super().log(logs, start_time)
+        metrics = dict(_renamed(logs))
+        if "train/loss" in metrics:
+            now = time.monotonic()
+            rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)
+            metrics["perf/tokens_per_second"] = rate
+            self._tokens_logged, self._logged_at = self._tokens_seen, now
+        if metrics:
+            self._job.metrics.log(metrics, self.state.global_step)
+
+
+_FINAL = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"})
+
+
+def _renamed(logs: dict[str, float]) -> Iterator[tuple[str, float]]:
+    """`loss` -> `train/loss`, `eval_loss` -> `eval/loss`; the summary after the last step is said elsewhere."""
+    if _FINAL & logs.keys():
+        return
+    for name, value in logs.items():
+        with contextlib.suppress(TypeError, ValueError):
+            yield (name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"), float(value)

@@ -1,0 +1,113 @@
+"""`dumbo VERB ...`: parses the command line, runs the verb, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
+
+from dumbo import __version__
+
+VERBS: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "train what a configuration file describes (the verb may be left out)",
+        "check": "check a configuration without training; --rows reads some data too",
+        "schema": "print the JSON Schema of configurations, for editors",
+        "explain": "explain a key of the configuration",
+        "plugins": "list the installed plugins",
+        "docs": "read the documentation",
+    }
+)
+"""Verb -> its line in the help. The module of a verb is imported when it is used."""
+
+_EPILOG = """\
+examples:
+  dumbo run.yaml
+  dumbo run.yaml trainer.arguments.learning_rate=3e-4
+  dumbo check run.yaml --rows
+  dumbo explain trainer.arguments.batch_size
+  torchrun --nproc-per-node 8 -m dumbo run.yaml
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 the user has something to mend, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0].startswith("-"):
+        return _top_level(words)
+    try:
+        if words[0] not in VERBS and not _looks_like_file(words[0]):
+            return _run_plugin_verb(words[0], words[1:])
+        verb, rest = (words[0], words[1:]) if words[0] in VERBS else ("train", words)
+        module = importlib.import_module(f"dumbo.cli.commands.{verb}")
+        options = verb_parser(verb, module).parse_intermixed_args(rest)
+        return int(module.run(options))
+    except BrokenPipeError:
+        # Whoever read the output has enough; without this Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _report("stopped", 130)
+    except Exception as error:
+        from dumbo.errors import DumboError
+
+        if debug or not isinstance(error, DumboError):
+            raise
+        return _report_error(error)
+
+
+def _top_level(words: Sequence[str]) -> int:
+    """`dumbo`, `dumbo --help`, `dumbo --version`."""
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="dumbo",
+        usage="dumbo VERB ...  |  dumbo CONFIG.yaml [KEY=VALUE ...]",
+        description=f"Fine-tune language models from one YAML file.\n\nverbs:\n{verbs}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dumbo {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks; with every verb")
+    parser.parse_args(words)
+    parser.print_help()
+    return 2
+
+
+def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The parser of one verb; the other verbs stay unimported."""
+    parser = argparse.ArgumentParser(prog=f"dumbo {verb}", description=f"{VERBS[verb]}.")
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _looks_like_file(word: str) -> bool:
+    return word.endswith((".yaml", ".yml")) or os.sep in word or os.path.exists(word)  # noqa: PTH110 (pathlib is slow)
+
+
+def _run_plugin_verb(verb: str, words: Sequence[str]) -> int:
+    """A verb that is not the core's: perhaps a plugin brings it."""
+    from dumbo.cli.plugin_verbs import run_plugin_verb
+
+    return run_plugin_verb(verb, words, tuple(VERBS))
+
+
+def _report_error(error: Exception) -> int:
+    from dumbo.errors import ConfigError, DataError, DumboError
+    from dumbo.redact import redact_text
+
+    assert isinstance(error, DumboError)
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and isinstance(error, ConfigError | DataError):
+        return error.exit_code  # every rank finds these, and the first one reports them
+    return _report(redact_text(str(error)), error.exit_code, f"rank {rank}: " if rank != "0" else "")
+
+
+def _report(message: str, exit_code: int, prefix: str = "") -> int:
+    print(f"{prefix}{message}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,98 @@
+"""The configuration class of one run: the core's sections, and in their places those of its plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Field, Strict, create_model
+from pydantic_core import PydanticCustomError
+
+from dumbo.config.schema import (
+    DatasetEntry,
+    EvaluationSection,
+    FormatOptions,
+    ModelSection,
+    RunConfig,
+    TrainerSection,
+)
+from dumbo.config.section import Section
+from dumbo.plugin_loader import BasePlugin
+
+ROOTS: tuple[tuple[str, type[Section]], ...] = (
+    ("model", ModelSection),
+    ("trainer", TrainerSection),
+    ("evaluation", EvaluationSection),
+)
+"""The sections in which plugins may have sections of their own."""
+
+
+def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
+    """`RunConfig` with the sections, readers and formats of `plugins`."""
+    fields: dict[str, Any] = {}
+    for root, base in ROOTS:
+        sections = {p.section.partition(".")[2]: p.options_type for p in plugins if p.section and p.section.startswith(f"{root}.")}
+        extended = create_model(base.__name__, __base__=base, __doc__=base.__doc__, **_section_fields(sections))
+        fields[root] = _section_field(extended, RunConfig.model_fields[root].description)
+    fields["datasets"] = (
+        Annotated[tuple[_entry_type(plugins), ...], Strict(False), Field(min_length=1)],
+        Field(description=RunConfig.model_fields["datasets"].description),
+    )
+    return create_model("RunConfig", __base__=RunConfig, __doc__=RunConfig.__doc__, **fields)
+
+
+def _section_fields(sections: Mapping[str, type[Section]]) -> dict[str, Any]:
+    return {name: _section_field(options, (options.__doc__ or "").strip()) for name, options in sections.items()}
+
+
+def _section_field(section: type[Section], description: str | None) -> tuple[Any, Any]:
+    """A field for a section: it may be left out where all that it holds has defaults."""
+    if any(field.is_required() for field in section.model_fields.values()):
+        return (section, Field(description=description))
+    return (section, Field(default_factory=section, description=description))
+
+
+def _entry_type(plugins: Sequence[type[BasePlugin]]) -> Any:
+    data_format = _choice(FormatOptions, _table(plugins, "data_formats"), "data format")
+    train_format = _choice(FormatOptions, _table(plugins, "train_formats"), "train format")
+    entries: dict[str, type[Section]] = {}
+    for name, options in _table(plugins, "readers").items():
+        entries[name] = create_model(
+            f"DatasetEntry_{name}",
+            __base__=(options, DatasetEntry),
+            __doc__=DatasetEntry.__doc__,
+            data_format=(data_format, Field(description=DatasetEntry.model_fields["data_format"].description)),
+            train_format=(train_format, Field(description=DatasetEntry.model_fields["train_format"].description)),
+        )
+    return _choice(DatasetEntry, entries, "reader")
+
+
+def _table(plugins: Sequence[type[BasePlugin]], name: str) -> dict[str, type[Section]]:
+    return {key: options for plugin in plugins for key, options in getattr(plugin, name, {}).items()}
+
+
+def _choice(base: type[Section], options: Mapping[str, type[Section]], what: str) -> Any:
+    """The type of a value that is one of `options`, chosen by its `type`; a name alone stands for `{type: name}`."""
+    closed = [_with_type(name, model, base.model_fields["type"].description) for name, model in options.items()]
+
+    def choose(value: Any) -> Any:
+        value = {"type": value} if isinstance(value, str) else value
+        if not isinstance(value, dict):
+            raise PydanticCustomError("choice_form", "expected a mapping with 'type'", {"what": what})
+        if not isinstance(value.get("type"), str):
+            raise PydanticCustomError("choice_missing", "no type", {"what": what, "known": list(options)})
+        if value["type"] not in options:
+            known = {"what": what, "type": value["type"], "known": list(options)}
+            raise PydanticCustomError("choice_unknown", "unknown type", known)
+        return value
+
+    if not closed:
+        return Annotated[base, BeforeValidator(choose)]
+    if len(closed) == 1:
+        return Annotated[closed[0], BeforeValidator(choose)]
+    return Annotated[Union[tuple(closed)], Field(discriminator="type"), BeforeValidator(choose)]  # noqa: UP007
+
+
+def _with_type(name: str, model: type[Section], description: str | None) -> type[Section]:
+    field: Any = (Literal[name], Field(description=description))
+    return create_model(f"{model.__name__}_{name}", __base__=model, __doc__=model.__doc__, type=field)

@@ -1,0 +1,166 @@
+"""From a configuration file to a checked configuration and its plugins, with every mistake reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dumbo.config.batching import batch_problem
+from dumbo.config.compose import ROOTS, compose
+from dumbo.config.explain import explain_errors
+from dumbo.config.schema import RunConfig
+from dumbo.config.source import Source, load_source
+from dumbo.errors import ConfigError, KeyPath, Problem
+from dumbo.launch import Launch
+from dumbo.plugin_finder import FoundPlugin, find_installed, find_plugin, missing_packages, shipped_names
+from dumbo.plugin_manager import PluginManager
+from dumbo.plugin_rules import check_consumers, check_plugins
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A configuration that may run."""
+
+    source: Source
+    config: RunConfig
+    plugins: PluginManager
+
+    def explain(self, error: ConfigError) -> ConfigError:
+        """The same error with the lines of the file filled in."""
+        return ConfigError([problem.at(self.source.place(problem.path)) for problem in error.problems])
+
+
+def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configured:
+    """Read, compose, validate and check. Imports no plugin that is not listed, and nothing heavy.
+
+    Raises:
+        ConfigError: with all problems that could be found, in the order of the file.
+    """
+    source = load_source(file, overrides)
+    problems = list(source.problems)
+    if not source.tree:
+        raise ConfigError(problems)
+    found, plugin_problems = _listed_plugins(source, file.parent)
+    if not plugin_problems:
+        plugin_problems = check_plugins(found)
+    problems += plugin_problems
+    config, found_problems = _validate(source, found)
+    problems += found_problems
+    manager = PluginManager(found)
+    if config is not None and not problems:
+        problems += check_consumers(config, found)
+        arguments = config.trainer.arguments
+        sizes = batch_problem(arguments.batch_size, arguments.physical_batch_size, launch.world_size)
+        problems += [sizes] if sizes else []
+        problems += manager.start(config)
+    if problems or config is None:
+        raise ConfigError(_in_file_order(problems, source))
+    return Configured(source, config, manager)
+
+
+def _listed_plugins(source: Source, folder: Path) -> tuple[list[FoundPlugin], list[Problem]]:
+    """The plugins under `plugins:` that could be found, and what is wrong with the others."""
+    names = source.tree.get("plugins")
+    if not isinstance(names, list):
+        return [], []  # the schema says so
+    found: list[FoundPlugin] = []
+    problems: list[Problem] = []
+    for position, name in enumerate(names):
+        if not isinstance(name, str):
+            continue
+        path: KeyPath = ("plugins", position)
+        try:
+            plugin = replace(find_plugin(name, folder), position=position)
+        except ConfigError as error:
+            problems += [replace(problem, path=path) for problem in error.problems]
+            continue
+        twin = next((other for other in found if other.name == plugin.name), None)
+        if twin is not None:
+            same = twin.type is plugin.type
+            message = f"'{name}' is listed twice" if same else f"two of the listed plugins are called '{plugin.name}'"
+            problems.append(Problem(message, path, hints=("remove one of them",)))
+            continue
+        for package in missing_packages(plugin.type):
+            extra = f"'dumbo-trainer[{plugin.name}]'" if plugin.name in shipped_names() else package
+            message = f"the plugin '{name}' needs the package '{package}', which is not installed"
+            problems.append(Problem(message, path, hints=(f"pip install {extra}",)))
+        found.append(plugin)
+    return found, problems
+
+
+def _validate(source: Source, found: Sequence[FoundPlugin]) -> tuple[RunConfig | None, list[Problem]]:
+    """The validated configuration, or None and what is wrong with it.
+
+    A section or a type whose plugin is installed but not listed is a problem; what it holds is checked all the same.
+    """
+    problems: list[Problem] = []
+    types = [plugin.type for plugin in found]
+    unlisted = _unlisted_plugins(source.tree, found)
+    for path, plugin in unlisted.items():
+        message = f"this needs the plugin '{plugin.name}', which is not listed"
+        problems.append(Problem(message, path, hints=(f"add '{plugin.name}' under plugins:",)))
+    types += [plugin.type for plugin in {plugin.name: plugin for plugin in unlisted.values()}.values()]
+    model = compose(types)
+    try:
+        return model.model_validate(source.tree), problems
+    except ValidationError as error:
+        return None, problems + explain_errors(error, source, model)
+
+
+def _unlisted_plugins(tree: Mapping[str, Any], found: Sequence[FoundPlugin]) -> dict[KeyPath, FoundPlugin]:
+    """The keys and type names of `tree` that belong to installed plugins which are not listed."""
+    known = {plugin.name for plugin in found}
+    strange = {path: key for path, key in _claimable(tree).items() if not any(_brings(p, path, key) for p in found)}
+    if not strange:
+        return {}
+    installed = [plugin for plugin in find_installed()[0] if plugin.name not in known]
+    owners = {path: [p for p in installed if _brings(p, path, key)] for path, key in strange.items()}
+    return {path: plugins[0] for path, plugins in owners.items() if plugins}
+
+
+def _claimable(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
+    """Every key that could be a plugin's section, and every type name; core keys among them match no plugin."""
+    places: dict[KeyPath, str] = {}
+    for root, model in ROOTS:
+        section = tree.get(root)
+        if isinstance(section, dict):
+            places |= {(root, key): f"{root}.{key}" for key in section if key not in model.model_fields}
+    entries = tree.get("datasets")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict):
+            continue
+        if isinstance(entry.get("type"), str):
+            places["datasets", index, "type"] = entry["type"]
+        for kind in ("data_format", "train_format"):
+            value = entry.get(kind)
+            if isinstance(value, str):
+                places["datasets", index, kind] = value
+            elif isinstance(value, dict) and isinstance(value.get("type"), str):
+                places["datasets", index, kind, "type"] = value["type"]
+    return places
+
+
+def _brings(plugin: FoundPlugin, path: KeyPath, key: str) -> bool:
+    if path[0] != "datasets":
+        return plugin.type.section == key
+    table = {"type": "readers", "data_format": "data_formats", "train_format": "train_formats"}[str(path[2])]
+    return key in getattr(plugin.type, table, {})
+
+
+def _in_file_order(problems: Sequence[Problem], source: Source) -> list[Problem]:
+    """The first problem of each place, those of the command line last."""
+    placed = [problem.at(source.place(problem.path)) for problem in problems]
+    kept: dict[tuple[Any, ...], Problem] = {}
+    for problem in placed:
+        kept.setdefault((problem.path, problem.message) if not problem.path else (problem.path,), problem)
+    main = str(source.file)
+
+    def order(problem: Problem) -> tuple[bool, bool, Any]:
+        place = problem.place or source.place(())
+        return (not place.line, place.file != main, place)
+
+    return sorted(kept.values(), key=order)

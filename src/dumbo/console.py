@@ -1,0 +1,137 @@
+"""What a run tells the person in front of it: lines, tables, and the progress of the training; plain where it is piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from dumbo.metrics import MetricsCollector
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+
+
+class Console(MetricsCollector):
+    """Prints on the first rank, and nothing on the others (`enabled=False`)."""
+
+    def __init__(self, enabled: bool = True, stream: TextIO | None = None) -> None:
+        """`stream` is where everything goes; by default standard output at the time of the call."""
+        self.enabled = enabled
+        self._stream = stream or sys.stdout
+        self._rich: RichConsole | None = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._total = 0
+        self._started = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches, so that lines may be drawn over."""
+        return self._stream.isatty()
+
+    def say(self, text: str) -> None:
+        """Print a line; above the progress bar where there is one."""
+        if not self.enabled:
+            return
+        if self.is_terminal:
+            self._terminal().print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print rows under a header, in columns; numbers to the right."""
+        texts = [[_cell(value) for value in row] for row in rows]
+        widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+        numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+        for line in [list(header), *texts]:
+            cells = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True)]
+            self.say(("  " + "  ".join(cells)).rstrip())
+
+    def track(self, items: Sequence[T], what: str) -> Iterable[T]:
+        """The items, with a bar while a person waits for them; the bar goes when they are done."""
+        if not (self.enabled and self.is_terminal):
+            return items
+        from rich.progress import track
+
+        return track(items, description=what, console=self._terminal(), transient=True)
+
+    def start_training(self, total_steps: int) -> None:
+        """Show progress from now on."""
+        self._total, self._started = total_steps, time.monotonic()
+        if not (self.enabled and self.is_terminal):
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=self._terminal(),
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("training", total=total_steps, rate="", loss="")
+
+    def advance(self, step: int) -> None:
+        """`step` optimizer steps are done."""
+        if self._progress is not None and self._task is not None:
+            rate = step / max(time.monotonic() - self._started, 1e-9)
+            self._progress.update(self._task, completed=step, rate=f"{rate:.3g} steps/s")
+
+    def stop_training(self) -> None:
+        """Leave the bar as it stands."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Show the loss behind the bar; in a pipe, and for evaluations, print a line."""
+        if "train/loss" in metrics and self._progress is not None and self._task is not None:
+            self._progress.update(self._task, loss=f"loss {metrics['train/loss']:.4g}")
+            return
+        self.say("  ".join([f"step {step}/{self._total}", *self._parts(metrics, step)]))
+
+    def close(self, outcome: str) -> None:
+        """Take the bar away, however the run ended."""
+        self.stop_training()
+
+    def _parts(self, metrics: Mapping[str, float], step: int) -> list[str]:
+        shown = {
+            "train/loss": "loss {:.4f}",
+            "train/learning_rate": "lr {:.3g}",
+            "train/grad_norm": "grad {:.3g}",
+            "perf/tokens_per_second": "{:.0f} tokens/s",
+        }
+        parts = [words.format(metrics[path]) for path, words in shown.items() if path in metrics]
+        parts += [f"{path} {value:.4g}" for path, value in metrics.items() if path.startswith("eval/")]
+        if "train/loss" in metrics and 0 < step < self._total:
+            seconds = (time.monotonic() - self._started) / step * (self._total - step)
+            parts.append(f"{clock(seconds)} left")
+        return parts
+
+    def _terminal(self) -> RichConsole:
+        if self._rich is None:
+            from rich.console import Console as RichConsole
+
+            self._rich = RichConsole(file=self._stream)
+        return self._rich
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:07`, `12:34` or `1:23:45`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,75 @@
+"""What happens in a run: model -> tokenizer -> patches -> datasets -> trainer -> output, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dumbo import plugin_loader as hooks
+from dumbo.configure import Configured, configure
+from dumbo.console import Console, clock
+from dumbo.data.build import build_datasets, read_sources
+from dumbo.errors import ConfigError, Interrupted
+from dumbo.job import Artifact, Job, Trainer
+from dumbo.launch import Launch
+from dumbo.run import OpenRun, open_run
+
+
+def train(config_file: Path, overrides: Sequence[str], launch: Launch) -> Artifact:
+    """Train what `config_file` describes and return what came out.
+
+    Raises:
+        DumboError: with a message for the user; the run's folder holds what was reached, or is gone if nothing was.
+    """
+    configured = configure(config_file, overrides, launch)
+    try:
+        return _train(configured, Console(enabled=launch.is_first), launch)
+    except ConfigError as error:
+        raise configured.explain(error) from error
+
+
+def _train(configured: Configured, console: Console, launch: Launch) -> Artifact:
+    config, plugins = configured.config, configured.plugins
+    console.say(f"{configured.source.file}: {', '.join(plugin.name for plugin in plugins.found)}")
+    sources = read_sources(config, plugins)
+    with open_run(configured, console, launch, sources) as run:
+        model = run.load_model()
+        tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
+        model = run.fit_embeddings(model, tokenizer)
+        model = plugins.fold(hooks.ModelPatcherPlugin, model, config)
+        datasets = build_datasets(sources, config, plugins, model, tokenizer, console)
+        job = Job(
+            config=config,
+            model=model,
+            tokenizer=tokenizer,
+            train_dataset=datasets.train,
+            eval_dataset=datasets.evaluation,
+            collator=plugins.call_seat(hooks.CollatorPlugin, config, tokenizer) or datasets.padding_collator,
+            loss=plugins.call_seat(hooks.LossPlugin, config, tokenizer),
+            build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
+            build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),
+            callbacks=[c for _, callbacks in plugins.call_each(hooks.CallbackPlugin, config) for c in callbacks],
+            metrics=run.metrics,
+            console=console,
+            output_dir=run.folder,
+        )
+        trainer = plugins.call_one(hooks.TrainerPlugin, job)
+        artifact = _train_and_save(trainer, run, console)
+        return plugins.fold(hooks.OutputPlugin, artifact, config) if launch.is_first else artifact
+
+
+def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifact:
+    """Train and write the model; an interrupted run's goes where nobody takes it for the finished one."""
+    began = time.monotonic()
+    run.has_trained = True
+    result = trainer.train()
+    if result.interrupted:
+        folder = run.folder / "checkpoints" / f"step-{result.steps:06}"
+        trainer.save_model(folder)
+        raise Interrupted(f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}")
+    folder = run.folder / "model"
+    trainer.save_model(folder)
+    steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
+    console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
+    return Artifact(folder, result.steps)

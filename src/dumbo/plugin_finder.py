@@ -1,0 +1,205 @@
+"""From the names under `plugins:` to plugin classes: shipped folders, entry points, `package.module:Class`, `./file.py:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from dumbo.errors import ConfigError, Place, Problem
+from dumbo.plugin_loader import INTERFACES, BasePlugin
+
+GROUP = "dumbo.plugins"
+_SHIPPED = Path(__file__).parent / "plugins"
+_INTERFACE_TYPES = frozenset({BasePlugin, *(interface.type for interface in INTERFACES)})
+
+
+@dataclass(frozen=True)
+class FoundPlugin:
+    """A plugin class and where it came from."""
+
+    name: str
+    type: type[BasePlugin]
+    origin: str
+    """`shipped`, the distribution that brings it, or the file."""
+    position: int = 0
+    """Its place in the list under `plugins:`, from 0."""
+
+
+def shipped_names() -> tuple[str, ...]:
+    """The plugins that dumbo brings: the folders of `dumbo/plugins`, in alphabetical order; nothing is imported."""
+    return tuple(sorted(path.parent.name for path in _SHIPPED.glob("*/plugin.py")))
+
+
+def installed_names() -> tuple[str, ...]:
+    """Shipped plugins, then those of other packages; nothing is imported."""
+    return (*shipped_names(), *sorted(entry.name for entry in entry_points(group=GROUP)))
+
+
+def find_plugin(name: str, folder: Path) -> FoundPlugin:
+    """The plugin called `name` in a configuration that lies in `folder`.
+
+    Raises:
+        ConfigError: with one problem without a place, saying what to write.
+    """
+    if ":" in name:
+        return _from_address(name, folder)
+    entries = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    if name in shipped_names():
+        if entries:
+            _refuse(f"the package {_package(entries[0])} brings a plugin of the same name as dumbo's own '{name}'")
+        module = _import(f"dumbo.plugins.{name}.plugin", name)
+        return FoundPlugin(name, _only_class(module, name), "shipped")
+    if entries:
+        return _from_entry_point(entries, name)
+    if name.endswith(".py"):
+        _refuse(f"'{name}' names a file but no class", f"write '{_relative(name)}:ClassName'")
+    near = difflib.get_close_matches(name, installed_names(), n=1, cutoff=0.6)
+    hints = [f"did you mean '{near[0]}'?"] if near else []
+    hints.append(f"installed are: {', '.join(installed_names())}")
+    hints.append("a class of your own is written './file.py:ClassName' or 'package.module:ClassName'")
+    _refuse(f"no plugin is called '{name}'", *hints)
+
+
+def find_installed() -> tuple[list[FoundPlugin], list[Problem]]:
+    """Every installed plugin that can be imported, and a problem for each that cannot."""
+    found: list[FoundPlugin] = []
+    problems: list[Problem] = []
+    for name in installed_names():
+        try:
+            found.append(find_plugin(name, Path()))
+        except ConfigError as error:
+            problems += error.problems
+    return found, problems
+
+
+def missing_packages(plugin: type[BasePlugin]) -> tuple[str, ...]:
+    """The modules that the plugin needs and this environment lacks."""
+    return tuple(package for package in plugin.packages if importlib.util.find_spec(package) is None)
+
+
+def _from_entry_point(entries: list[EntryPoint], name: str) -> FoundPlugin:
+    if len({entry.value for entry in entries}) > 1:
+        packages = " and ".join(sorted(_package(entry) for entry in entries))
+        _refuse(f"two packages bring a plugin called '{name}': {packages}", "uninstall one of them")
+    entry = entries[0]
+    module = _import(entry.module, name)
+    target = getattr(module, entry.attr, None) if entry.attr else _only_class(module, name)
+    return FoundPlugin(name, _plugin_class(target, f"{entry.value} of the package {_package(entry)}"), _package(entry))
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else entry.module
+
+
+def _from_address(address: str, folder: Path) -> FoundPlugin:
+    where, _, class_name = address.rpartition(":")
+    if where.endswith(".py") or where.startswith((".", "/", "~")):
+        file = folder / Path(where).expanduser()
+        if not file.is_file():
+            beside = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
+            near = difflib.get_close_matches(file.name, beside, n=1)
+            hint = "the path is taken from the folder of the configuration file"
+            _refuse(f"there is no file {file}", f"did you mean '{_relative(near[0])}'?" if near else hint)
+        module, origin = _import_file(file, address), str(file)
+    else:
+        module, origin = _import(where, address), where
+    target = getattr(module, class_name, None)
+    if target is None:
+        classes = _plugin_classes(module)
+        near = difflib.get_close_matches(class_name, classes, n=1)
+        known = f"its plugin classes are: {', '.join(classes)}" if classes else "it has no class derived from BasePlugin"
+        _refuse(f"{origin} has no class '{class_name}'", *([f"did you mean '{near[0]}'?"] if near else []), known)
+    plugin_type = _plugin_class(target, address)
+    return FoundPlugin(plugin_name(plugin_type), plugin_type, origin)
+
+
+def plugin_name(plugin_type: type[BasePlugin]) -> str:
+    """The declared name, or the class name in snake case without `Plugin`."""
+    if plugin_type.name:
+        return plugin_type.name
+    stem = plugin_type.__name__.removesuffix("Plugin") or plugin_type.__name__
+    letters = [f"_{c.lower()}" if c.isupper() and i and not stem[i - 1].isupper() else c.lower() for i, c in enumerate(stem)]
+    return "".join(letters)
+
+
+def _plugin_class(target: object, address: str) -> type[BasePlugin]:
+    if not (isinstance(target, type) and issubclass(target, BasePlugin)):
+        hint = "derive the class from dumbo.plugin_loader.BasePlugin or one of its interfaces"
+        _refuse(f"{address} is not a plugin class", hint)
+    return target
+
+
+def _plugin_classes(module: ModuleType) -> list[str]:
+    own = [name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+    return [name for name in own if issubclass(getattr(module, name), BasePlugin)]
+
+
+def _only_class(module: ModuleType, name: str) -> type[BasePlugin]:
+    classes = _plugin_classes(module)
+    if len(classes) != 1:
+        _refuse(f"the module of plugin '{name}' must have exactly one plugin class, and has {len(classes)}")
+    plugin_type: type[BasePlugin] = getattr(module, classes[0])
+    return plugin_type
+
+
+def _import(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module == missing or module.startswith(f"{missing}."):
+            hint = f"'{module}' must be importable from here: install its package, or write './file.py:ClassName'"
+            _refuse(f"there is no module '{missing}'", hint)
+        hint = f"pip install 'dumbo-trainer[{name}]'" if name in shipped_names() else f"pip install {missing}"
+        _refuse(f"the plugin '{name}' needs the package '{missing}', which is not installed", hint, cause=error)
+    except Exception as error:
+        _refuse(f"the plugin '{name}' cannot be imported: {describe(error)}", cause=error)
+
+
+def _import_file(file: Path, address: str) -> ModuleType:
+    """Import a file under a name of its own, so that two files of one name do not meet."""
+    digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    name = f"dumbo_plugin_{file.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        _refuse(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickle and dataclasses look the module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        _refuse(f"the plugin '{address}' cannot be imported: {describe(error)}", cause=error)
+    return module
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: type, text, and the line of the source that it came from."""
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "importlib" not in file and not file.startswith("<"):
+            place = f" ({Place(file, trace.tb_lineno)})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _relative(name: str) -> str:
+    return name if name.startswith((".", "/")) else f"./{name}"
+
+
+def _refuse(message: str, *hints: str, cause: BaseException | None = None) -> NoReturn:
+    raise ConfigError([Problem(message, hints=hints)]) from cause
+

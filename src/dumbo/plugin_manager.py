@@ -1,0 +1,149 @@
+"""The plugins of one run: they are made here, given their options, and every hook is called through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from dumbo.config.schema import RunConfig
+from dumbo.errors import ConfigError, DumboError, PluginError, Problem
+from dumbo.plugin_finder import FoundPlugin, describe
+from dumbo.plugin_loader import INTERFACES, BasePlugin, Interface, Services
+from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class PluginManager:
+    """The plugins of one run. `check_plugins` must have found no problem in `found`."""
+
+    def __init__(self, found: Sequence[FoundPlugin]) -> None:
+        self.found = tuple(found)
+        self._plugins = {plugin.name: plugin for plugin in found}
+        self._instances: dict[str, BasePlugin] = {}
+
+    def start(self, config: RunConfig) -> list[Problem]:
+        """Make the plugins, give each its options, and let each check the configuration; what is wrong is returned."""
+        problems: list[Problem] = []
+        for found in self.found:
+            try:
+                plugin = found.type()
+                plugin.config, plugin.options = config, options_of(found.type, config)
+                self._instances[found.name] = plugin
+                self._call(found, "check", config)
+            except ConfigError as error:
+                problems += error.problems
+            except DumboError as error:
+                problems.append(Problem(str(error), ("plugins", found.position)))
+            except Exception as error:
+                message = f"plugin '{found.name}' cannot be made: {describe(error)}"
+                problems.append(Problem(message, ("plugins", found.position)))
+        return problems
+
+    def bind(self, services: Services) -> None:
+        """Give every plugin the run's services, before the first hook."""
+        for plugin in self._instances.values():
+            plugin.services = services
+
+    def names(self, interface: type[BasePlugin]) -> list[str]:
+        """The plugins that serve `interface`, in the order in which their hooks are called."""
+        return [plugin.name for plugin in serving(_interface(interface), self.found)]
+
+    def call_one(self, interface: type[BasePlugin], *arguments: Any, **keywords: Any) -> Any:
+        """Call the hook of the one plugin in this seat, and make sure that it read every key in its charge."""
+        spec = _interface(interface)
+        found = serving(spec, self.found)[0]
+        section = self._watched_section(spec, found)
+        if section is not None:
+            section.start_reading()
+        result = self._call(found, spec.hook, *arguments, **keywords)
+        if section is not None:
+            charge = keys_in_charge(spec, self._instances[found.name].config, self.found)
+            problems = [unused(spec, found, name) for name in section.unread() if name in charge]
+            if problems:
+                raise ConfigError(problems)
+        return result
+
+    def call_seat(self, interface: type[BasePlugin], *arguments: Any) -> Any:
+        """As `call_one` for a seat that may be empty: None where nobody sits in it."""
+        return self.call_one(interface, *arguments) if self.names(interface) else None
+
+    def seat(self, interface: type[BasePlugin], config: RunConfig) -> Callable[..., Any] | None:
+        """The hook of a seat that may be empty, to be called later, with `config` as its last argument."""
+        if not self.names(interface):
+            return None
+        return lambda *arguments: self.call_one(interface, *arguments, config)
+
+    def call_each(self, interface: type[BasePlugin], *arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Call the hook of every plugin that has it, in order; yields names and results."""
+        spec = _interface(interface)
+        for found in serving(spec, self.found):
+            yield found.name, self._call(found, spec.hook, *arguments)
+
+    def fold(self, interface: type[BasePlugin], value: Any, config: RunConfig) -> Any:
+        """Hand `value` from hook to hook. A hook that returns nothing is an error: the value would be lost."""
+        spec = _interface(interface)
+        for found in serving(spec, self.found):
+            value = self._call(found, spec.hook, value, config)
+            if value is None:
+                raise PluginError(f"plugin '{found.name}': {spec.hook} returned None; it must return what the next gets")
+        return value
+
+    def call_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Any:
+        """Call the hook of the plugin whose `table` (`readers`, `data_formats`, `train_formats`) has `name`."""
+        spec = _interface(interface)
+        found = next(plugin for plugin in serving(spec, self.found) if name in getattr(plugin.type, table))
+        return self._call(found, spec.hook, *arguments)
+
+    def iterate_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Iterator[Any]:
+        """As `call_provider`, for a hook that yields: what it raises on the way is blamed on the plugin too."""
+        spec = _interface(interface)
+        found = next(plugin for plugin in serving(spec, self.found) if name in getattr(plugin.type, table))
+        with _blaming(found.name, spec.hook):
+            yield from getattr(self._instances[found.name], spec.hook)(*arguments)
+
+    def guarded(self, interface: type[BasePlugin], function: Callable[[T], R], name: str) -> Callable[[T], R]:
+        """A function that a plugin returned for its type `name`; what it raises is blamed on that hook."""
+        hook = _interface(interface).hook
+
+        def call(item: T) -> R:
+            with _blaming(name, f"what {hook} returned"):
+                return function(item)
+
+        return call
+
+    def holder(self, interface: type[BasePlugin]) -> BasePlugin:
+        """The one plugin in a seat."""
+        return self._instances[serving(_interface(interface), self.found)[0].name]
+
+    def _call(self, found: FoundPlugin, hook: str, *arguments: Any, **keywords: Any) -> Any:
+        with _blaming(found.name, hook):
+            return getattr(self._instances[found.name], hook)(*arguments, **keywords)
+
+    def _watched_section(self, spec: Interface, found: FoundPlugin) -> Any:
+        """The section in the seat's charge, where the plugin has not declared what it reads of it."""
+        if not spec.charge or found.type.consumes is not None:
+            return None
+        return section_at(self._instances[found.name].config, spec.charge)
+
+
+@contextmanager
+def _blaming(name: str, hook: str) -> Iterator[None]:
+    """Turn what a plugin raises into an error that names it; errors that explain themselves pass."""
+    try:
+        yield
+    except DumboError:
+        raise
+    except Exception as error:
+        raise PluginError(f"plugin '{name}' failed in {hook}: {describe(error)}") from error
+
+
+def options_of(plugin: type[BasePlugin], config: RunConfig) -> Any:
+    """The validated options of a plugin class; without a section of its own, an instance of its options' defaults."""
+    return plugin.options_type() if plugin.section is None else section_at(config, plugin.section)
+
+
+def _interface(interface: type[BasePlugin]) -> Interface:
+    return next(spec for spec in INTERFACES if spec.type is interface)

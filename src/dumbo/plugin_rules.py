@@ -1,0 +1,157 @@
+"""Who sits where and in which order: seats, requirements, conflicts and the order of a run's plugins."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from dumbo.config.schema import RunConfig
+from dumbo.errors import Problem, key_path
+from dumbo.plugin_finder import FoundPlugin, find_installed
+from dumbo.plugin_loader import INTERFACES, BasePlugin, Claim, Interface, Phase
+
+
+def claims(plugin: type[BasePlugin], interface: Interface) -> bool:
+    """Whether the class has the interface's method itself."""
+    method = getattr(plugin, interface.hook, None)
+    return callable(method) and method is not getattr(interface.type, interface.hook)
+
+
+def serving(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    """The plugins that serve `interface`, in order: all that claim it, but for one seat those that do not yield it."""
+    claimants = [plugin for plugin in found if claims(plugin.type, interface)]
+    if interface.claim is not Claim.ANY_NUMBER and len(claimants) > 1:
+        claimants = [plugin for plugin in claimants if interface.type not in plugin.type.yields] or claimants
+    return in_order(claimants)
+
+
+def in_order(found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    """Sorted by phase, then `after`, then name, whatever the order of the list.
+
+    Raises:
+        CycleError: when they want to go after each other.
+    """
+    by_name = {plugin.name: plugin for plugin in found}
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for plugin in found:
+        earlier = {other.name for other in found if _phase(other) < _phase(plugin)}
+        sorter.add(plugin.name, *earlier, *(plugin.type.after & by_name.keys()))
+    sorter.prepare()
+    result: list[FoundPlugin] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=lambda name: (_phase(by_name[name]), name))
+        first = ready.pop(0)
+        result.append(by_name[first])
+        sorter.done(first)
+    return result
+
+
+def _phase(found: FoundPlugin) -> Phase:
+    return getattr(found.type, "phase", Phase.STRUCTURE)
+
+
+def check_plugins(found: Sequence[FoundPlugin]) -> list[Problem]:
+    """Everything that is wrong with this set of plugins as such, before any of them is made."""
+    problems: list[Problem] = []
+    for plugin in found:
+        problems += _check_class(plugin, found)
+    for interface in INTERFACES:
+        problems += _check_seat(interface, found)
+    for table, what in (("readers", "reader"), ("data_formats", "data format"), ("train_formats", "train format")):
+        owners: dict[str, str] = {}
+        for plugin in found:
+            for name in getattr(plugin.type, table, {}):
+                if owners.setdefault(name, plugin.name) != plugin.name:
+                    message = f"the plugins '{owners[name]}' and '{plugin.name}' both bring a {what} called '{name}'"
+                    problems.append(Problem(message, ("plugins", plugin.position), hints=("list one of them",)))
+    return problems
+
+
+def _check_class(plugin: FoundPlugin, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    path, names = ("plugins", plugin.position), {other.name for other in found}
+    hooks = [interface.hook for interface in INTERFACES]
+    for interface in INTERFACES:
+        if issubclass(plugin.type, interface.type) and not claims(plugin.type, interface):
+            yield Problem(f"plugin '{plugin.name}' is a {interface.type.__name__} without '{interface.hook}'", path)
+    served = [interface for interface in INTERFACES if plugin in _serving_or_all(interface, found)]
+    if not any(claims(plugin.type, interface) for interface in INTERFACES) and plugin.type.check is BasePlugin.check:
+        own = [name for name in vars(plugin.type) if not name.startswith("_")]
+        near = [f"did you mean '{m[0]}' by '{n}'?" for n in own if (m := difflib.get_close_matches(n, hooks, n=1))]
+        hints = (*near, "a plugin has one or more of: " + ", ".join(hooks))
+        yield Problem(f"plugin '{plugin.name}' has none of the methods of a plugin", path, hints=hints)
+    elif plugin.type.yields and not served:
+        yield Problem(f"plugin '{plugin.name}' has nothing left to do: other plugins took its seats", path, hints=("remove it",))
+    for name in sorted(plugin.type.requires - names):
+        yield Problem(f"plugin '{plugin.name}' needs '{name}'", path, hints=(f"add '{name}' under plugins:",))
+    for name in sorted(plugin.type.conflicts & names):
+        yield Problem(f"plugin '{plugin.name}' cannot be combined with '{name}'", path, hints=("remove one of them",))
+
+
+def _serving_or_all(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    """As `serving`, but nobody where the order has a cycle (which is reported elsewhere)."""
+    try:
+        return serving(interface, found)
+    except CycleError:
+        return list(found)
+
+
+def _check_seat(interface: Interface, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    try:
+        holders = serving(interface, found)
+    except CycleError as error:
+        names = " -> ".join(error.args[1])
+        yield Problem(f"these plugins want to go after each other in {interface.hook}: {names}", ("plugins",))
+        return
+    if interface.claim is Claim.ANY_NUMBER:
+        return
+    if len(holders) > 1:
+        names = ", ".join(f"'{plugin.name}'" for plugin in holders)
+        last = max(holders, key=lambda plugin: plugin.position)
+        message = f"{names} all want to be the one plugin with '{interface.hook}'"
+        yield Problem(message, ("plugins", last.position), hints=(f"list {interface.claim.value} of them",))
+    elif not holders and interface.claim is Claim.EXACTLY_ONE:
+        able = [plugin.name for plugin in find_installed()[0] if claims(plugin.type, interface)]
+        hint = f"add {' or '.join(repr(name) for name in able)} under plugins:"
+        what = (interface.type.__doc__ or "").split(".")[0]
+        yield Problem(f"no listed plugin has '{interface.hook}' ({what.lower()})", ("plugins",), hints=(hint,))
+
+
+def check_consumers(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    """A problem for every key that the user wrote and whose seat's holder has declared not to use it."""
+    for interface in INTERFACES:
+        holders = serving(interface, found) if interface.charge else []
+        if not holders or holders[0].type.consumes is None:
+            continue
+        written = section_at(config, interface.charge).__pydantic_fields_set__
+        for name in sorted(keys_in_charge(interface, config, found) & written):
+            if f"{interface.charge}.{name}" not in holders[0].type.consumes:
+                yield unused(interface, holders[0], name)
+
+
+def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[FoundPlugin]) -> set[str]:
+    """The keys of its section that the holder of a seat answers for: not plugins' own sections, nor what others took over."""
+    if interface.keys:
+        return set(interface.keys)
+    others = [spec for spec in INTERFACES if spec.charge and spec is not interface]
+    taken = {key for spec in others if spec.charge == interface.charge and serving(spec, found) for key in spec.keys}
+    owned = [plugin.type.section for plugin in found if plugin.type.section] + [spec.charge for spec in others]
+    below = {key.removeprefix(f"{interface.charge}.") for key in owned}
+    return set(type(section_at(config, interface.charge)).model_fields) - taken - below
+
+
+def section_at(config: RunConfig, key: str) -> Any:
+    """The section at a dotted key such as `model.tokenizer`."""
+    section: Any = config
+    for part in key.split("."):
+        section = getattr(section, part)
+    return section
+
+
+def unused(interface: Interface, holder: FoundPlugin, name: str) -> Problem:
+    """The problem of a key in a seat's charge that the seat's holder does not use."""
+    key = f"{interface.charge}.{name}"
+    message = f"nothing uses this: the plugin '{holder.name}', which has '{interface.hook}', does not read it"
+    return Problem(message, key_path(key), hints=(f"remove '{key}', or use a plugin that reads it",))

@@ -1,0 +1,1 @@
+"""The plugin `transformers_trainer`: trains with Transformers' Trainer."""

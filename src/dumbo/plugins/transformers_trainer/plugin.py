@@ -1,0 +1,67 @@
+"""Trains on one device or, under torchrun, on many, with Transformers' Trainer underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dumbo.config.arguments import TrainerArguments
+from dumbo.config.schema import RunConfig
+from dumbo.errors import ConfigError, Problem
+from dumbo.plugin_loader import TrainerPlugin
+
+if TYPE_CHECKING:
+    from dumbo.job import Job, Trainer
+
+
+class TransformersTrainerPlugin(TrainerPlugin):
+    """Takes all of `trainer.arguments`."""
+
+    name = "transformers_trainer"
+    packages = ("torch", "transformers", "accelerate")
+    consumes = frozenset(f"trainer.arguments.{name}" for name in TrainerArguments.model_fields)
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse what would have no effect, and names that nobody knows."""
+        from dumbo.bridge.optimizers import name_problems
+
+        problems = [*_without_effect(config), *name_problems(config.trainer.arguments)]
+        if problems:
+            raise ConfigError(problems)
+
+    def build_trainer(self, job: Job) -> Trainer:
+        """Wire the job up."""
+        from dumbo.plugins.transformers_trainer.training import build
+
+        return build(job, self.services)
+
+
+def _without_effect(config: RunConfig) -> Iterator[Problem]:
+    """A problem for each argument that another one makes meaningless."""
+    arguments, evaluates = config.trainer.arguments, bool(config.trainer.data.val_set_size)
+    saves = arguments.save_strategy
+    checkpointing = arguments.gradient_checkpointing
+    rules = [
+        ("eval_strategy", evaluates or arguments.eval_strategy == "no", "no rows are held out; set trainer.data.val_set_size"),
+        ("eval_steps", arguments.eval_strategy == "steps", "it needs eval_strategy: steps"),
+        ("eval_delay", evaluates, "no rows are held out; set trainer.data.val_set_size"),
+        ("eval_on_start", evaluates, "no rows are held out; set trainer.data.val_set_size"),
+        ("per_device_eval_batch_size", evaluates, "no rows are held out; set trainer.data.val_set_size"),
+        ("save_steps", saves == "steps", "it needs save_strategy: steps"),
+        ("save_total_limit", saves != "no", "it needs a save_strategy"),
+        ("save_only_model", saves != "no", "it needs a save_strategy"),
+        ("num_train_epochs", arguments.max_steps is None, "max_steps is given; write one of them"),
+        ("warmup_steps", arguments.lr_scheduler_type != "constant", "use lr_scheduler_type: constant_with_warmup"),
+        ("gradient_checkpointing_kwargs", checkpointing, "it needs gradient_checkpointing: true"),
+        ("dataloader_persistent_workers", arguments.dataloader_num_workers > 0, "it needs dataloader_num_workers"),
+        ("dataloader_prefetch_factor", arguments.dataloader_num_workers > 0, "it needs dataloader_num_workers"),
+        ("fp16", not (arguments.fp16 and arguments.bf16 is True), "bf16 is on too; choose one"),
+    ]
+    for name, acts, reason in rules:
+        if name in arguments.model_fields_set and not acts:
+            yield Problem("has no effect here", ("trainer", "arguments", name), hints=(reason,))
+    if evaluates and arguments.eval_strategy == "no":
+        message = "rows are held out and never used: eval_strategy is 'no'"
+        yield Problem(message, ("trainer", "data", "val_set_size"), hints=("remove one of the two",))
+    if arguments.eval_strategy == "steps" and arguments.eval_steps is None:
+        yield Problem("needs eval_steps", ("trainer", "arguments", "eval_strategy"))

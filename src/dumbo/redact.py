@@ -1,0 +1,32 @@
+"""Leave secrets out of everything that is shown or saved: values by the name of their key, passwords in addresses, known tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|secret|password|passwd|webhook|webhook_url|access_key|credentials?)$")
+_PLAIN_TOKEN_NAME = re.compile(r"^(pad|eos|bos|unk|sep|cls|mask|eot|image|mask)_token$")
+_URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*):[^/\s@]+@")
+_KNOWN_TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+
+REDACTED = "<redacted>"
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """`value` with secrets replaced; `name` is the key under which it stands. Mappings and lists are copied."""
+    if isinstance(value, dict):
+        return {key: redact(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    lowered = name.lower()
+    if value and "${env:" not in value and _SECRET_NAME.search(lowered) and not _PLAIN_TOKEN_NAME.match(lowered):
+        return REDACTED
+    return redact_text(value)
+
+
+def redact_text(text: str) -> str:
+    """`text` without passwords in addresses and without tokens of well-known shapes."""
+    return _KNOWN_TOKEN.sub(REDACTED, _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text))

@@ -1,0 +1,153 @@
+"""A run that is open: its folder, its metrics, and what its plugins may ask for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dumbo.configure import Configured
+from dumbo.console import Console
+from dumbo.data.build import Source
+from dumbo.errors import Interrupted, PluginError, RunError
+from dumbo.launch import Launch
+from dumbo.metrics import Metrics, MetricsCollector, RunInfo
+from dumbo.plugin_loader import LoadOptionsPlugin, LoggingPlugin, ModelLoaderPlugin, Services
+from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class OpenRun:
+    """What the pipeline holds while a run is open."""
+
+    configured: Configured
+    folder: Path
+    metrics: Metrics
+    say: Any
+    has_trained: bool = False
+    """Whether there may be something in the folder that is worth keeping."""
+
+    def load_model(self) -> PreTrainedModel:
+        """The model, by the plugin in that seat, with what other plugins ask for in its loading."""
+        plugins, config = self.configured.plugins, self.configured.config
+        options = merge_load_options(plugins.call_each(LoadOptionsPlugin, config))
+        loader = plugins.holder(ModelLoaderPlugin)
+        if options:
+            if not hasattr(type(loader), "extra_load_kwargs"):
+                message = f"the plugin '{plugins.names(ModelLoaderPlugin)[0]}', which loads the model, takes no load options"
+                raise PluginError(f"{message}, and other plugins have some: {', '.join(options)}")
+            loader.extra_load_kwargs = options  # type: ignore[attr-defined]
+        model: PreTrainedModel = plugins.call_one(ModelLoaderPlugin, config)
+        return model
+
+    def load_another_model(self, name: str) -> PreTrainedModel:
+        """Another model than the run's, for a plugin that asks through its services."""
+        loader: Any = self.configured.plugins.holder(ModelLoaderPlugin)
+        if not hasattr(loader, "load"):
+            name = self.configured.plugins.names(ModelLoaderPlugin)[0]
+            raise PluginError(f"the plugin '{name}' loads the run's model only: it has no method 'load'")
+        model: PreTrainedModel = loader.load(name)
+        return model
+
+    def fit_embeddings(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        """The model with a row for every token."""
+        from dumbo.bridge.embeddings import fit_embeddings
+
+        return fit_embeddings(model, tokenizer, self.say)
+
+
+@contextmanager
+def open_run(configured: Configured, console: Console, launch: Launch, sources: Sequence[Source]) -> Iterator[OpenRun]:
+    """Claim the folder, open the trackers, bind the plugins; at the end close everything, however the run ended.
+
+    Raises:
+        DumboError: the folder or a tracker cannot be opened.
+    """
+    config, plugins = configured.config, configured.plugins
+    launch.connect(config.trainer.arguments)
+    folder = launch.decide(lambda: claim_folder(config.trainer.output_dir, configured.source.file))
+    run = OpenRun(configured, folder, Metrics(()), console.say)
+    plugins.bind(
+        Services(
+            output_dir=folder,
+            say=console.say,
+            records=lambda: (record for source in sources for record in source.records),
+            load_model=run.load_another_model,
+            rank=launch.rank,
+            world_size=launch.world_size,
+        )
+    )
+    outcome = "failed"
+    try:
+        if launch.is_first:
+            _open_metrics(run, console)
+        _quieten_libraries()
+        _seed(config.trainer.seed)
+        yield run
+        outcome = "finished"
+    except (Interrupted, KeyboardInterrupt) as error:
+        outcome = "interrupted"
+        if isinstance(error, Interrupted):
+            raise
+        raise Interrupted("stopped; nothing was trained" if not run.has_trained else "stopped") from None
+    finally:
+        run.metrics.close(outcome)
+        console.stop_training()
+        if launch.is_first and not run.has_trained:
+            discard_folder(folder)
+        launch.disconnect()
+
+
+def _open_metrics(run: OpenRun, console: Console) -> None:
+    tree = resolved_tree(run.configured.source)
+    write_run_file(run.folder, tree)
+    collectors: list[tuple[str, MetricsCollector]] = [("console", console), ("metrics.jsonl", MetricsFile())]
+    for name, collector in run.configured.plugins.call_each(LoggingPlugin):
+        if not isinstance(collector, MetricsCollector):
+            kind = type(collector).__name__
+            raise PluginError(f"plugin '{name}': get_metrics_collector must return a MetricsCollector, not {kind}")
+        collectors.append((name, collector))
+    run.metrics = Metrics(collectors)
+    run.metrics.open(RunInfo(run.folder.name, run.folder, tree))
+    console.say(f"run folder {run.folder}")
+
+
+def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """One set of loading arguments from all plugins that have some.
+
+    Raises:
+        RunError: two plugins want different values of one argument.
+    """
+    merged: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, options in contributions:
+        for key, value in options.items():
+            if key in merged and merged[key] != value:
+                both = f"'{owners[key]}' wants {merged[key]!r}, '{name}' wants {value!r}"
+                raise RunError(f"two plugins disagree on '{key}' in the loading of the model: {both}")
+            merged[key], owners[key] = value, name
+    return merged
+
+
+def _quieten_libraries() -> None:
+    """Transformers' own bars and notes would stand between ours; what matters in them is an error or a line of ours."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator that models and plugins draw from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

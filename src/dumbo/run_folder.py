@@ -1,0 +1,131 @@
+"""The folder of a run: chosen, claimed and made writable before anything is loaded; `run.yaml` and `metrics.jsonl` in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from dumbo.config.source import Source
+from dumbo.errors import ConfigError, KeyPath, RunError
+from dumbo.metrics import MetricsCollector, RunInfo
+from dumbo.redact import redact
+
+_MARKS = ("metrics.jsonl", "model", "checkpoints")
+"""What a run that began to train has in its folder."""
+
+
+def run_name(config_file: Path) -> str:
+    """The default name of a run that starts now: `<config>-<time>`, in UTC."""
+    return f"{config_file.stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+
+
+def claim_folder(wanted: str | None, config_file: Path) -> Path:
+    """Make the run's folder. A default one gets a number if it exists; one that is asked for must not hold a run.
+
+    Raises:
+        ConfigError: the folder holds a run already.
+        RunError: it cannot be made or written to.
+    """
+    folder = Path(wanted) if wanted is not None else _free_folder(Path("runs") / run_name(config_file))
+    held = [name for name in _MARKS if (folder / name).exists()]
+    if held:
+        hint = "name another folder, or leave output_dir out: every run then gets a folder of its own"
+        raise ConfigError.at("trainer.output_dir", f"{folder} already holds a run (it has '{held[0]}')", hint)
+    probe = folder / ".write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"the run's folder {folder} cannot be written to: {error.strerror}") from error
+    return folder
+
+
+def _free_folder(folder: Path) -> Path:
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
+def resolved_tree(source: Source) -> dict[str, Any]:
+    """The configuration as it runs, with everything merged, environment values by their names and secrets left out."""
+
+    def build(value: Any, path: KeyPath) -> Any:
+        if path in source.templates:
+            return source.templates[path]
+        if isinstance(value, dict):
+            return {key: build(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [build(item, (*path, index)) for index, item in enumerate(value)]
+        return value
+
+    tree: dict[str, Any] = redact(build(source.tree, ()))
+    return tree
+
+
+def write_run_file(folder: Path, tree: Mapping[str, Any]) -> None:
+    """Write `run.yaml`: the run can be repeated from it."""
+    (folder / "run.yaml").write_text(yaml_text(tree), encoding="utf-8")
+
+
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """Plain values as a YAML document, keys in their order."""
+    import yaml
+
+    return yaml.dump(dict(tree), Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _dumper() -> Any:
+    """PyYAML writes YAML 1.1, where `1e-05` is a text: numbers are written so that 1.2 and 1.1 agree."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+        text = repr(value)
+        if "e" in text and "." not in text.partition("e")[0]:
+            text = text.replace("e", ".0e")
+        return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+    Dumper.add_representer(float, represent_float)
+    return Dumper
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove what a run that never trained has left: its `run.yaml`, an empty `metrics.jsonl`, and the folder if it is empty."""
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists() and not metrics.stat().st_size:
+        metrics.unlink()
+    if not metrics.exists():
+        (folder / "run.yaml").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+class MetricsFile(MetricsCollector):
+    """`metrics.jsonl`: a line per call, `{"step": 10, "train/loss": 1.2}`, written through at once."""
+
+    def __init__(self) -> None:
+        """The file is opened with the run."""
+        self._file: TextIO | None = None
+
+    def open(self, run: RunInfo) -> None:
+        """Create the file."""
+        self._file = (run.output_dir / "metrics.jsonl").open("w", encoding="utf-8")
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Write a line."""
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+
+    def close(self, outcome: str) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
