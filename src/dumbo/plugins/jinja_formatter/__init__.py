@@ -1,0 +1,1 @@
+"""Conversations from rows, and tokens and labels from conversations, by Jinja templates."""

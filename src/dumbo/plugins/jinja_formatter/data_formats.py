@@ -1,0 +1,139 @@
+"""Conversations from rows: the formats `alpaca` and `messages`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from dumbo.data.records import Conversation, Origin, Row
+
+if TYPE_CHECKING:
+    from dumbo.plugins.jinja_formatter.plugin import AlpacaOptions, MessagesOptions
+
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+"""The prompt of https://github.com/tatsu-lab/stanford_alpaca, with the line end of its published `text` column."""
+
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+
+
+class Alpaca:
+    """Makes a conversation of two messages of a row with instruction, input and output."""
+
+    def __init__(self, options: AlpacaOptions) -> None:
+        self.instruction = options.field_instruction
+        self.input = options.field_input
+        self.output = options.field_output
+        self.input_is_named = "field_input" in options.model_fields_set
+        self.headings = options.prompt == "alpaca"
+
+    def __call__(self, row: Row) -> Conversation:
+        """Return the conversation. Raises `DataError` where a column is missing or is not text."""
+        instruction = _text(row, self.instruction)
+        context = self._context(row)
+        output = _text(row, self.output)
+        prompt = self._prompt(instruction, context)
+        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": output})
+        return Conversation(messages, row.origin)
+
+    def _context(self, row: Row) -> str:
+        """The input; rows may lack it, but a name that the user chose may not be a wrong one."""
+        if not _is_present(row, self.input, required=self.input_is_named):
+            return ""
+        return _text(row, self.input)
+
+    def _prompt(self, instruction: str, context: str) -> str:
+        if not self.headings:
+            return f"{instruction}\n\n{context}" if context else instruction
+        template = ALPACA_WITH_INPUT if context else ALPACA_WITHOUT_INPUT
+        return template.format(instruction=instruction, input=context)
+
+
+class Messages:
+    """Makes a conversation of a row with a list of messages."""
+
+    def __init__(self, options: MessagesOptions) -> None:
+        self.messages = options.field_messages
+        self.tools = options.field_tools
+        self.tools_are_named = "field_tools" in options.model_fields_set
+
+    def __call__(self, row: Row) -> Conversation:
+        """Return the conversation. Raises `DataError` where a column or a part of a message is missing or not text."""
+        listed = _column(row, self.messages)
+        if not isinstance(listed, list | tuple):
+            raise row.origin.error(f"'{self.messages}' is {_kind(listed)}", "it must be a list of messages")
+        if not listed:
+            raise row.origin.error(f"'{self.messages}' is empty", "a conversation has at least one message")
+        messages = tuple(_message(value, number, row.origin) for number, value in enumerate(listed, start=1))
+        return Conversation(messages, row.origin, self._tools(row))
+
+    def _tools(self, row: Row) -> tuple[Mapping[str, Any], ...]:
+        if not _is_present(row, self.tools, required=self.tools_are_named):
+            return ()
+        tools = row.values[self.tools]
+        if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
+            raise row.origin.error(f"'{self.tools}' is not a list of JSON schemas", "each tool is a mapping, not text")
+        return tuple(tools)
+
+
+def _message(value: Any, number: int, origin: Origin) -> Mapping[str, Any]:
+    """The message, without the nulls that column stores write for keys which other messages have."""
+    if not isinstance(value, Mapping):
+        raise origin.error(
+            f"message {number} is {_kind(value)}", "every message is a mapping with 'role' and 'content'"
+        )
+    message = {key: item for key, item in value.items() if item is not None}
+    for key in ("role", "content"):
+        if key not in message:
+            has = ", ".join(f"'{name}'" for name in message) or "nothing"
+            hint = f"every message needs 'role' and 'content'; this one has {has}"
+            raise origin.error(f"message {number} has no '{key}'", hint)
+        if not isinstance(message[key], str):
+            raise origin.error(f"'{key}' of message {number} is {_kind(message[key])}", "it must be text")
+    return message
+
+
+def _is_present(row: Row, name: str, *, required: bool) -> bool:
+    """Whether an optional column has a value in this row. Raises `DataError` for one that must at least exist."""
+    if required:
+        return _column(row, name) is not None
+    return row.values.get(name) is not None
+
+
+def _text(row: Row, name: str) -> str:
+    value = _column(row, name)
+    if not isinstance(value, str):
+        raise row.origin.error(f"'{name}' is {_kind(value)}", "it must be text")
+    return value
+
+
+def _column(row: Row, name: str) -> Any:
+    if name in row.values:
+        return row.values[name]
+    columns = [str(column) for column in row.values]
+    near = get_close_matches(name, columns, n=1)
+    hints = [f"did you mean '{near[0]}'?"] if near else []
+    hints.append("the row has " + (", ".join(f"'{column}'" for column in columns) or "no columns"))
+    raise row.origin.error(f"no column '{name}'", *hints)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"

@@ -1,0 +1,172 @@
+"""`jinja_formatter`: its options, and conversations from rows."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from dumbo.data.records import Origin, Row
+from dumbo.errors import DataError
+from dumbo.plugins.jinja_formatter.plugin import (
+    AlpacaOptions,
+    ChatTemplateOptions,
+    JinjaFormatterPlugin,
+    JinjaMessagesOptions,
+    MessagesOptions,
+)
+
+
+def row(**values):
+    return Row(values, Origin("rows.jsonl", 7))
+
+
+def alpaca(**options):
+    return JinjaFormatterPlugin().build_data_format(AlpacaOptions(type="alpaca", **options))
+
+
+def messages(**options):
+    return JinjaFormatterPlugin().build_data_format(MessagesOptions(type="messages", **options))
+
+
+def message_of(error) -> str:
+    text = str(error.value)
+    assert text.startswith("rows.jsonl:7: ")
+    return text.removeprefix("rows.jsonl:7: ")
+
+
+def test_alpaca_without_input_is_the_published_prompt():
+    user, assistant = alpaca()(row(instruction="Count {x}.", output="1")).messages
+    assert user == {
+        "role": "user",
+        "content": "Below is an instruction that describes a task. Write a response that appropriately completes "
+        "the request.\n\n### Instruction:\nCount {x}.\n\n### Response:\n",
+    }
+    assert assistant == {"role": "assistant", "content": "1"}
+
+
+def test_alpaca_with_input_has_it_under_its_own_heading():
+    user, _ = alpaca()(row(instruction="Add.", input="1 {2}", output="3")).messages
+    assert user["content"].endswith("### Instruction:\nAdd.\n\n### Input:\n1 {2}\n\n### Response:\n")
+    assert "paired with an input" in user["content"]
+
+
+@pytest.mark.parametrize("absent", [{}, {"input": None}, {"input": ""}])
+def test_alpaca_input_may_be_absent_null_or_empty(absent):
+    user, _ = alpaca()(row(instruction="Add.", output="3", **absent)).messages
+    assert "### Input" not in user["content"]
+
+
+def test_alpaca_plain_has_no_headings():
+    make = alpaca(prompt="plain")
+    assert make(row(instruction="Add.", input="1 2", output="3")).messages[0]["content"] == "Add.\n\n1 2"
+    assert make(row(instruction="Add.", output="3")).messages[0]["content"] == "Add."
+
+
+def test_alpaca_columns_can_have_other_names():
+    make = alpaca(prompt="plain", field_instruction="q", field_input="about", field_output="a")
+    conversation = make(row(q="Add.", about="1 2", a="3"))
+    assert [message["content"] for message in conversation.messages] == ["Add.\n\n1 2", "3"]
+
+
+def test_a_column_that_the_user_named_must_exist():
+    with pytest.raises(DataError) as error:
+        alpaca(field_input="contxt")(row(instruction="Add.", context="1", output="3"))
+    assert message_of(error).splitlines()[:2] == ["no column 'contxt'", "    did you mean 'context'?"]
+
+
+def test_a_missing_column_is_named_with_those_there_are():
+    with pytest.raises(DataError) as error:
+        alpaca()(row(instrction="Add.", output="3"))
+    assert message_of(error) == (
+        "no column 'instruction'\n    did you mean 'instrction'?\n    the row has 'instrction', 'output'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(["a"], "a list"), (None, "null"), (3, "a number"), (True, "true or false"), ({}, "a mapping")]
+)
+def test_a_column_of_another_type_is_refused(value, kind):
+    with pytest.raises(DataError) as error:
+        alpaca()(row(instruction=value, output="3"))
+    assert message_of(error) == f"'instruction' is {kind}\n    it must be text"
+
+
+def test_messages_keep_other_keys_and_drop_nulls():
+    listed = [{"role": "user", "content": "hi", "name": "Ada", "tool_calls": None}]
+    conversation = messages()(row(messages=listed))
+    assert conversation.messages == ({"role": "user", "content": "hi", "name": "Ada"},)
+    assert conversation.tools == ()
+    assert conversation.origin == Origin("rows.jsonl", 7)
+
+
+def test_messages_and_tools_can_have_other_columns():
+    tool = {"type": "function", "function": {"name": "add"}}
+    make = messages(field_messages="chat", field_tools="functions")
+    conversation = make(row(chat=[{"role": "user", "content": "hi"}], functions=[tool]))
+    assert conversation.tools == (tool,)
+    with pytest.raises(DataError, match="no column 'functions'"):
+        make(row(chat=[{"role": "user", "content": "hi"}]))
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("hi", "'messages' is text\n    it must be a list of messages"),
+        ([], "'messages' is empty\n    a conversation has at least one message"),
+        ([{"role": "user", "content": "a"}, "b"], "message 2 is text\n"),
+        ([{"from": "human", "value": "a"}], "message 1 has no 'role'\n    every message needs 'role' and 'content'; "),
+        ([{"role": "user", "content": "a"}, {"role": "assistant"}], "message 2 has no 'content'\n"),
+        ([{"role": "user", "content": None}], "message 1 has no 'content'\n"),
+        ([{"role": "user", "content": ["a"]}], "'content' of message 1 is a list\n    it must be text"),
+        ([{"role": 1, "content": "a"}], "'role' of message 1 is a number\n    it must be text"),
+    ],
+)
+def test_bad_messages_say_which_and_what(listed, expected):
+    with pytest.raises(DataError) as error:
+        messages()(row(messages=listed))
+    assert message_of(error).startswith(expected)
+
+
+@pytest.mark.parametrize("tools", ["[]", [1], {"name": "add"}])
+def test_tools_of_another_type_are_refused(tools):
+    with pytest.raises(DataError, match="'tools' is not a list of JSON schemas"):
+        messages()(row(messages=[{"role": "user", "content": "a"}], tools=tools))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}\n{{ m.content }\n{% endfor %}", "line 2: unexpected '}'"),
+        ("{{ messages[0].content | uper }}", "line 1: No filter named 'uper'"),
+        ("{% for m in mesages %}{% endfor %}", "reads 'mesages', which it is not given; did you mean 'messages'"),
+        ("{{ output }}", "the template reads 'output', which it is not given; there are messages, tools"),
+    ],
+)
+def test_a_broken_template_is_a_mistake_in_the_configuration(template, expected):
+    with pytest.raises(ValidationError) as error:
+        JinjaMessagesOptions(type="jinja_messages", template=template)
+    assert expected in str(error.value)
+
+
+def test_a_template_may_ask_whether_a_variable_is_defined():
+    template = "{% if documents is defined %}x{% endif %}{% set n = namespace(i=0) %}{{ messages[0].content }}"
+    assert JinjaMessagesOptions(type="jinja_messages", template=template).template == template
+
+
+def test_chat_template_kwargs_may_not_replace_what_the_format_gives():
+    with pytest.raises(ValidationError, match="'messages' cannot be set here"):
+        ChatTemplateOptions(type="chat_template", chat_template_kwargs={"messages": []})
+
+
+def test_only_chat_template_needs_a_chat_template():
+    assert ChatTemplateOptions(type="chat_template").needs_chat_template
+    assert not JinjaMessagesOptions(type="jinja_messages", template="x").needs_chat_template
+
+
+def test_importing_the_plugin_imports_nothing_heavy():
+    code = (
+        "import sys, dumbo.plugins.jinja_formatter.plugin; print(*{'torch', 'transformers', 'jinja2'} & {*sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
