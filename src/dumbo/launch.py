@@ -36,6 +36,8 @@ class Launch:
         """Open the process group, where there are several processes, as the trainer will expect it."""
         if self.world_size == 1:
             return
+        # PyTorch's C++ half warns on every rank; its errors still come. It reads this when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from datetime import timedelta
 
         from accelerate import PartialState

@@ -100,14 +100,14 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> PlannedLoader:
         """The training batches of this rank."""
-        data = self._job.config.trainer.data
-        batch_size = self._job.config.trainer.arguments.batch_size
-        return self._loader(self.train_dataset, batch_size, self.args.per_device_train_batch_size, data.shuffle)
+        return self._loader(self.train_dataset, self._plan(self.train_dataset))
 
-    def _loader(self, dataset: TokenDataset, batch_size: int, physical_batch_size: int, shuffle: bool) -> PlannedLoader:
-        plan = BatchPlan(
-            len(dataset), batch_size, physical_batch_size, self.args.world_size, self._job.config.trainer.seed, shuffle
-        )
+    def _plan(self, dataset: TokenDataset) -> BatchPlan:
+        trainer = self._job.config.trainer
+        sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
+        return BatchPlan(len(dataset), *sizes, trainer.seed, trainer.data.shuffle)
+
+    def _loader(self, dataset: TokenDataset, plan: BatchPlan) -> PlannedLoader:
         workers = self.args.dataloader_num_workers
         return PlannedLoader(
             dataset,
@@ -161,12 +161,13 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        size = self.args.per_device_eval_batch_size
+        size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
+        plan = BatchPlan(len(dataset), size * ranks, size, ranks, seed=0, shuffle=False)
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         self.model.eval()
         one = torch.ones((), device=self.args.device)
         with torch.no_grad():
-            for batch in self._loader(dataset, size * self.args.world_size, size, shuffle=False):
+            for batch in self._loader(dataset, plan):
                 batch = self._prepare_inputs(batch)
                 total[0] += self._sum_over_tokens(self.model, batch, one, smoothing=0.0)
                 total[1] += count_supervised(batch["labels"])
@@ -196,6 +197,9 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         """Hand Transformers' metrics on under dumbo's paths."""
         super().log(logs, start_time)
         metrics = dict(_renamed(logs))
+        if "train/epoch" in metrics:
+            # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
+            metrics["train/epoch"] = self.state.global_step / self._plan(self.train_dataset).steps_per_epoch
         if "train/loss" in metrics:
             now = time.monotonic()
             rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)
