@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from dumbo.config.batching import batch_problem
 from dumbo.config.compose import ROOTS, compose
-from dumbo.config.explain import explain_errors
-from dumbo.config.schema import RunConfig
+from dumbo.config.explain import explain_errors, unknown_name_hints
+from dumbo.config.schema import DatasetEntry, RunConfig
+from dumbo.config.section import Section
 from dumbo.config.source import Source, load_source
 from dumbo.errors import ConfigError, KeyPath, Problem
 from dumbo.launch import Launch
 from dumbo.plugin_finder import FoundPlugin, find_installed, find_plugin, missing_packages, shipped_names
+from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
 from dumbo.plugin_rules import check_consumers, check_plugins
 
@@ -104,11 +106,32 @@ def _validate(source: Source, found: Sequence[FoundPlugin]) -> tuple[RunConfig |
         message = f"this needs the plugin '{plugin.name}', which is not listed"
         problems.append(Problem(message, path, hints=(f"add '{plugin.name}' under plugins:",)))
     types += [plugin.type for plugin in {plugin.name: plugin for plugin in unlisted.values()}.values()]
+    problems += _unknown_readers(source.tree, types)
     model = compose(types)
     try:
         return model.model_validate(source.tree), problems
     except ValidationError as error:
         return None, problems + explain_errors(error, source, model)
+
+
+def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> list[Problem]:
+    """A problem for every reader that nobody brings; `types` gets a stand-in, so that the rest of its entry is checked."""
+    known = [name for plugin in types for name in getattr(plugin, "readers", {})]
+    problems: list[Problem] = []
+    stand_ins: dict[str, dict[str, Any]] = {}
+    entries = tree.get("datasets")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = entry.get("type") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or name in known:
+            continue
+        hints = unknown_name_hints(name, known)
+        problems.append(Problem(f"no reader is called '{name}'", ("datasets", index, "type"), hints=hints))
+        its_keys = {key: (Any, None) for key in entry if key not in DatasetEntry.model_fields}
+        stand_ins[name] = stand_ins.get(name, {}) | its_keys
+    readers = {name: create_model("UnknownReader", __base__=Section, **keys) for name, keys in stand_ins.items()}
+    if readers:
+        types.append(type("UnknownReaders", (BasePlugin,), {"readers": readers}))
+    return problems
 
 
 def _unlisted_plugins(tree: Mapping[str, Any], found: Sequence[FoundPlugin]) -> dict[KeyPath, FoundPlugin]:

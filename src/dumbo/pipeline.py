@@ -63,7 +63,8 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     """Train and write the model; an interrupted run's goes where nobody takes it for the finished one."""
     began = time.monotonic()
     run.has_trained = True
-    result = trainer.train()
+    with run.blaming_plugins("training"):
+        result = trainer.train()
     if result.interrupted:
         folder = run.folder / "checkpoints" / f"step-{result.steps:06}"
         trainer.save_model(folder)

@@ -69,7 +69,10 @@ class BasePlugin:
 
     options: Any
     config: RunConfig
+    seats: frozenset[type[BasePlugin]]
+    """The interfaces that it serves in this run: those it claims, less what it yielded."""
     services: Services
+    """Set after `check`, before the first other hook."""
 
     def check(self, config: RunConfig) -> None:
         """Look for mistakes across sections, before anything is loaded. Raise `ConfigError.at(key, message, *hints)`."""

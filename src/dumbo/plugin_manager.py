@@ -31,6 +31,7 @@ class PluginManager:
             try:
                 plugin = found.type()
                 plugin.config, plugin.options = config, options_of(found.type, config)
+                plugin.seats = frozenset(spec.type for spec in INTERFACES if found in serving(spec, self.found))
                 self._instances[found.name] = plugin
                 self._call(found, "check", config)
             except ConfigError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.build import Source
-from dumbo.errors import Interrupted, PluginError, RunError
+from dumbo.errors import DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
+from dumbo.plugin_finder import describe
 from dumbo.plugin_loader import LoadOptionsPlugin, LoggingPlugin, ModelLoaderPlugin, Services
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
 
@@ -54,6 +57,21 @@ class OpenRun:
             raise PluginError(f"the plugin '{name}' loads the run's model only: it has no method 'load'")
         model: PreTrainedModel = loader.load(name)
         return model
+
+    @contextmanager
+    def blaming_plugins(self, stage: str) -> Iterator[None]:
+        """Turn an error that passed through a plugin's own file, such as its loss or callback, into one that names it."""
+        try:
+            yield
+        except DumboError:
+            raise
+        except Exception as error:
+            files = {sys.modules[p.type.__module__].__file__: p.name for p in self.configured.plugins.found}
+            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+            blamed = [files[file] for file in frames if file in files]
+            if not blamed:
+                raise
+            raise PluginError(f"plugin '{blamed[-1]}' failed during {stage}: {describe(error)}") from error
 
     def fit_embeddings(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The model with a row for every token."""
@@ -99,7 +117,7 @@ def open_run(configured: Configured, console: Console, launch: Launch, sources: 
     finally:
         run.metrics.close(outcome)
         console.stop_training()
-        if launch.is_first and not run.has_trained:
+        if launch.is_first:
             discard_folder(folder)
         launch.disconnect()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dumbo.config.source import Source
-from dumbo.errors import ConfigError, KeyPath, RunError
+from dumbo.errors import ConfigError, KeyPath
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact
 
@@ -26,8 +26,7 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
     """Make the run's folder. A default one gets a number if it exists; one that is asked for must not hold a run.
 
     Raises:
-        ConfigError: the folder holds a run already.
-        RunError: it cannot be made or written to.
+        ConfigError: the folder holds a run already, or cannot be made or written to.
     """
     folder = Path(wanted) if wanted is not None else _free_folder(Path("runs") / run_name(config_file))
     held = [name for name in _MARKS if (folder / name).exists()]
@@ -40,7 +39,8 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise RunError(f"the run's folder {folder} cannot be written to: {error.strerror}") from error
+        message = f"the run's folder {folder} cannot be written to: {error.strerror}"
+        raise ConfigError.at("trainer.output_dir", message, "name a folder that you may write to") from error
     return folder
 
 
@@ -98,14 +98,15 @@ def _dumper() -> Any:
 
 
 def discard_folder(folder: Path) -> None:
-    """Remove what a run that never trained has left: its `run.yaml`, an empty `metrics.jsonl`, and the folder if it is empty."""
+    """Remove what a run that ended before its first step has left; a folder with anything to keep stays as it is."""
     metrics = folder / "metrics.jsonl"
-    if metrics.exists() and not metrics.stat().st_size:
-        metrics.unlink()
-    if not metrics.exists():
+    if metrics.exists() and metrics.stat().st_size:
+        return
+    if not any((folder / name).exists() for name in _MARKS if name != metrics.name):
+        metrics.unlink(missing_ok=True)
         (folder / "run.yaml").unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 class MetricsFile(MetricsCollector):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.console import Console
 from dumbo.data.collate import PaddingCollator
 from dumbo.data.dataset import TokenDataset
-from dumbo.data.records import DataFormat, Example, Record, TrainFormat
+from dumbo.data.records import IGNORED, DataFormat, Example, Record, TrainFormat
 from dumbo.errors import ConfigError, DataError, Problem, RunError
 from dumbo.plugin_loader import DataFormatPlugin, DatasetPlugin, ReaderPlugin, TrainFormatPlugin
 
@@ -37,6 +37,8 @@ class Source:
     records: list[Record] = field(default_factory=list)
     bad_rows: list[Problem] = field(default_factory=list)
     too_long: int = 0
+    emptied: int = 0
+    """Pieces of too long rows that were left out, because cutting left nothing to train in them."""
     examples: list[Example] = field(default_factory=list)
 
 
@@ -134,7 +136,11 @@ def _fit(examples: Iterable[Example], limit: int | None, policy: str, source: So
         source.too_long += 1
         longest, first = max(longest, length), first or example
         pieces = [example] if policy == "error" else _shorten(example, limit, policy)
-        yield from (piece for piece in pieces if any(label >= 0 for label in piece.labels[1:]))
+        for piece in pieces:
+            if any(label != IGNORED for label in piece.labels[1:]):
+                yield piece
+            else:
+                source.emptied += 1
     if first is not None and policy == "error":
         count = f"{source.too_long} row is" if source.too_long == 1 else f"{source.too_long} rows are"
         message = f"{count} longer than {limit} tokens (the longest has {longest}); this is the first"
@@ -194,6 +200,9 @@ def _print_table(sources: Sequence[Source], limit: int | None, console: Console)
     console.table(["source", "rows", "tokens", "trained", "bad", "too long"], rows)
     if limit is not None:
         console.say(f"sequences of up to {limit} tokens")
+    emptied = sum(source.emptied for source in sources)
+    if emptied:
+        console.say(f"left out {emptied} pieces of too long rows: nothing trained was in them")
     dropped = [problem for source in sources for problem in source.bad_rows]
     if dropped:
         console.say(f"dropped {len(dropped)} bad rows; the first: {str(dropped[0]).splitlines()[0]}")

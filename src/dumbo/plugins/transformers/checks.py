@@ -1,0 +1,136 @@
+"""What can be wrong with `model` and `model.tokenizer` before anything is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from dumbo.config.schema import ModelSection, RunConfig, TokenizerSection
+from dumbo.errors import Problem, key_path
+from dumbo.plugins.transformers.folders import (
+    as_folder,
+    has_chat_template,
+    model_folder_problem,
+    name_problem,
+    tokenizer_folder_problem,
+)
+
+NAMED_TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token")
+
+
+def model_problems(model: ModelSection) -> list[Problem]:
+    """The problems of `model.base_model` and of `model.revision`."""
+    key = "model.base_model"
+    if not model.base_model:
+        hint = "base_model: owner/name on the hub, or a folder"
+        return [Problem("a model to start from is missing", key_path(key), hints=(hint,))]
+    problem = name_problem(model.base_model, key)
+    folder = as_folder(model.base_model)
+    problems = [problem] if problem else []
+    if folder is not None and problem is None:
+        problem = model_folder_problem(folder, model.base_model, key)
+        problems += [problem] if problem else []
+    if folder is not None and model.revision is not None:
+        message = "only the hub has revisions, and the base model is a local folder; leave 'revision' out"
+        problems.append(Problem(message, key_path("model.revision")))
+    return problems
+
+
+def tokenizer_problems(config: RunConfig) -> list[Problem]:
+    """The problems of `model.tokenizer`, and of train formats that need a chat template which is not there."""
+    section = config.model.tokenizer
+    problems = [*_path_problems(config.model), *_token_problems(section), *_template_problems(section)]
+    folder = _good_folder(section.path or config.model.base_model)
+    if section.chat_template is None and folder is not None and not has_chat_template(folder):
+        problems += missing_template_problems(config)
+    return problems
+
+
+def missing_template_problems(config: RunConfig) -> list[Problem]:
+    """A problem for every dataset whose train format needs a chat template; to be used where there is none."""
+    hints = (
+        "model.tokenizer.chat_template: Jinja text, or the path of a .jinja file",
+        "or name an instruction-tuned tokenizer with model.tokenizer.path",
+    )
+    return [
+        Problem("needs a chat template, and the tokenizer has none", ("datasets", number, "train_format"), hints=hints)
+        for number, entry in enumerate(config.datasets)
+        if entry.train_format.needs_chat_template
+    ]
+
+
+def read_template(value: str) -> str:
+    """The template in `value`: the text itself, or that of the `.jinja` file it names (`OSError`: not there)."""
+    return Path(value).expanduser().read_text(encoding="utf-8") if is_template_file(value) else value
+
+
+def is_template_file(value: str) -> bool:
+    """Whether `value` is a path rather than a template."""
+    return value.endswith(".jinja") and "{" not in value and "\n" not in value
+
+
+def _good_folder(name: str | None) -> Path | None:
+    folder = as_folder(name) if name else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _path_problems(model: ModelSection) -> Iterator[Problem]:
+    path, key = model.tokenizer.path, "model.tokenizer.path"
+    if path == "":
+        yield Problem("is empty", key_path(key))
+        return
+    name = path or model.base_model
+    if not name:  # There is a complaint about the base model already, unless another plugin makes the model.
+        return
+    problem = name_problem(name, key) if path is not None else None
+    if problem is not None:
+        yield problem
+        return
+    folder = _good_folder(name)
+    if folder is None:
+        return
+    where = key if path is not None else "model.base_model"
+    problem = tokenizer_folder_problem(folder, name, where, model.trust_remote_code)
+    if problem is not None:
+        yield problem
+
+
+def _token_problems(section: TokenizerSection) -> Iterator[Problem]:
+    for name in NAMED_TOKENS:
+        if getattr(section, name) == "":
+            yield Problem("a token cannot be empty", key_path(f"model.tokenizer.{name}"))
+    for name in ("special_tokens", "tokens"):
+        where = key_path(f"model.tokenizer.{name}")
+        counts = Counter(getattr(section, name))
+        if "" in counts:
+            yield Problem("a token cannot be empty", where)
+        yield from (Problem(f"'{token}' is listed {n} times", where) for token, n in counts.items() if token and n > 1)
+    for token in dict.fromkeys(section.tokens):
+        roles = [name for name in NAMED_TOKENS if getattr(section, name) == token]
+        roles += ["special_tokens"] if token in section.special_tokens else []
+        if token and roles:
+            message = f"'{token}' is an ordinary token here and a special one in '{roles[0]}'; keep one of them"
+            yield Problem(message, key_path("model.tokenizer.tokens"))
+
+
+def _template_problems(section: TokenizerSection) -> Iterator[Problem]:
+    value, where = section.chat_template, key_path("model.tokenizer.chat_template")
+    if value is None:
+        return
+    try:
+        text = read_template(value)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        hint = f"relative paths start at {Path.cwd()}"
+        yield Problem(f"the file '{value}' cannot be read: {reason}", where, hints=(hint,))
+        return
+    if "{" not in text:
+        yield Problem("is neither a Jinja template nor the path of a .jinja file", where)
+        return
+    from dumbo.plugins.transformers.template_syntax import syntax_error
+
+    error_text = syntax_error(text)
+    if error_text:
+        name = f"'{value}' " if is_template_file(value) else ""
+        yield Problem(f"the template {name}is not valid Jinja: {error_text}", where)

@@ -1,0 +1,127 @@
+"""Where the name of a model or tokenizer leads: to a folder, which is looked into, or to a repository on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dumbo.errors import Problem, key_path
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|.*\.(model|tiktoken)")
+BYTE_TOKENIZERS = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
+"""Tokenizers whose vocabulary is the 256 bytes, so that no file holds it."""
+
+
+def as_folder(name: str) -> Path | None:
+    """The folder that `name` means, whether it is there or not; None for a name on the hub."""
+    path = Path(name).expanduser()
+    return path if name.startswith((".", "/", "~")) or path.exists() else None
+
+
+def name_problem(name: str, key: str) -> Problem | None:
+    """What is wrong with `name`, given at `key`: a folder that is not there, or no name that the hub could know."""
+    folder = as_folder(name)
+    where = key_path(key) if key else ()
+    if folder is None:
+        if HUB_NAME.fullmatch(name):
+            return None
+        message = f"'{name}' is neither a folder here nor a name on the hub, which is 'owner/name'"
+        return Problem(message, where, hints=near_folders(Path(name)))
+    if folder.is_file():
+        return Problem(f"'{name}' is a file; write the folder that it lies in", where)
+    if not folder.is_dir():
+        return Problem(f"there is no folder '{name}'", where, hints=near_folders(folder))
+    return None
+
+
+def near_folders(path: Path) -> tuple[str, ...]:
+    """Hints for a folder that is not there: names like it beside it, and the same path from other folders nearby."""
+    beside = {child.name: child for child in subfolders(path.parent)}
+    near = [str(beside[name]) for name in difflib.get_close_matches(path.name, beside, n=3)]
+    hints = [f"did you mean {' or '.join(repr(name) for name in near)}?"] if near else []
+    if not path.is_absolute():
+        here = Path.cwd()
+        found = [start / path for start in (here.parent, *subfolders(here)) if (start / path).is_dir()]
+        hints += [f"relative paths start at {here}; there is '{other}'" for other in found[:2]]
+    return tuple(hints)
+
+
+def subfolders(folder: Path) -> Iterator[Path]:
+    """The folders in `folder`, in the order of their names; none where it cannot be read."""
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        return
+    yield from (child for child in children if child.is_dir())
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; `ValueError` says in a line what is wrong with it."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} must hold a JSON object")
+    return value
+
+
+def model_folder_problem(folder: Path, name: str, key: str) -> Problem | None:
+    """What keeps `folder` from being that of a model: no `config.json`, a broken one, or an adapter."""
+    where = key_path(key) if key else ()
+    if (folder / "adapter_config.json").is_file():
+        return _adapter_problem(folder, name, where)
+    if not (folder / "config.json").is_file():
+        return Problem(f"'{name}' holds no config.json, so it is not a model that Transformers can load", where)
+    try:
+        read_object(folder / "config.json")
+    except ValueError as error:
+        return Problem(str(error), where)
+    return None
+
+
+def _adapter_problem(folder: Path, name: str, where: tuple[str | int, ...]) -> Problem:
+    # Transformers would load the base model that the adapter names, and wrap it, whatever else lies in the folder.
+    message = f"'{name}' holds an adapter (adapter_config.json), and a base model must be whole"
+    try:
+        base = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    except ValueError:
+        base = None
+    merge = "merge it into its base model first, and write the folder of the merged model"
+    return Problem(message, where, hints=(merge, f"its base model is '{base}'") if base else (merge,))
+
+
+def tokenizer_folder_problem(folder: Path, name: str, key: str, trusted: bool) -> Problem | None:
+    """What keeps `folder` from being that of a tokenizer; `trusted` code may have files of its own."""
+    settings: dict[str, Any] = {}
+    where = key_path(key)
+    if (folder / "tokenizer_config.json").is_file():
+        try:
+            settings = read_object(folder / "tokenizer_config.json")
+        except ValueError as error:
+            return Problem(str(error), where)
+    byte_level = settings.get("tokenizer_class") in BYTE_TOKENIZERS
+    custom = trusted and "auto_map" in settings
+    if byte_level or custom or any(VOCABULARY.fullmatch(file.name) for file in folder.iterdir()):
+        return None
+    hint = "model.tokenizer.path: the folder or hub name of a tokenizer"
+    return Problem(
+        f"'{name}' holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json ...)", where, hints=(hint,)
+    )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in `folder` brings a chat template, in any of the places where Transformers looks."""
+    if (folder / "chat_template.jinja").is_file() or any((folder / "additional_chat_templates").glob("*.jinja")):
+        return True
+    try:
+        return bool(read_object(folder / "tokenizer_config.json").get("chat_template"))
+    except ValueError:
+        return False

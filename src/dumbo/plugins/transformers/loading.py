@@ -1,0 +1,184 @@
+"""Loads a causal language model: all of its weights, in the type asked for, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from dumbo.config.schema import RunConfig
+from dumbo.errors import ConfigError, PluginError, Problem, key_path
+from dumbo.plugins.transformers.attention import attention_problem
+from dumbo.plugins.transformers.folders import model_folder_problem, name_problem
+from dumbo.plugins.transformers.hub import Source, fetch
+from dumbo.plugins.transformers.load_errors import explain_loading
+from dumbo.plugins.transformers.overrides import override
+from dumbo.plugins.transformers.weights import check_files, loading_problem, missing_weights, say_unexpected
+
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OWN_OPTIONS = frozenset(
+    {
+        "adapter_kwargs",
+        "config",
+        "ignore_mismatched_sizes",
+        "output_loading_info",
+        "revision",
+        "trust_remote_code",
+        "use_safetensors",
+    }
+)
+"""Arguments of `from_pretrained` that no other plugin may set."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A model to load, and how. `key` is the option that names it, or empty."""
+
+    name: str
+    key: str
+    revision: str | None = None
+    dtype: str = "auto"
+    attention: str = "auto"
+    trusted: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for `from_pretrained` that other plugins ask for."""
+
+    @classmethod
+    def of_run(cls, config: RunConfig, extra: Mapping[str, Any]) -> ModelRequest:
+        """The run's own model."""
+        model = config.model
+        if not model.base_model:
+            raise ConfigError.at("model.base_model", "a model to start from is missing")
+        how = (model.dtype, model.attention, model.trust_remote_code, model.config_overrides, extra)
+        return cls(model.base_model, "model.base_model", model.revision, *how)
+
+    @classmethod
+    def of_other(cls, name: str, config: RunConfig, extra: Mapping[str, Any]) -> ModelRequest:
+        """Another model of the same run, in its own configuration and newest revision."""
+        model = config.model
+        return cls(name, "", None, model.dtype, model.attention, model.trust_remote_code, {}, extra)
+
+    def problem(self, message: str, *hints: str) -> Problem:
+        """A problem of the model's name."""
+        return Problem(message, key_path(self.key) if self.key else (), hints=hints)
+
+
+def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
+    """Return the model on the CPU, in evaluation mode, with every weight from the checkpoint.
+
+    Raises ConfigError for what the configuration can mend, RunError for what is wrong with hub, network or files.
+    """
+    source = find_model(request)
+    config = read_config(source, request)
+    problem = attention_problem(request.attention)
+    if problem:
+        raise ConfigError([problem])
+    options = load_options(request)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            config=config,
+            trust_remote_code=request.trusted,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # The report names all of them with their shapes; an exception names none.
+            output_loading_info=True,
+            adapter_kwargs={"local_files_only": True},  # That there is no adapter was made sure of.
+            **source.load_kwargs(request.trusted),
+            **options,
+        )
+    except Exception as error:
+        raise explained(error, source, request) from error
+    model: PreTrainedModel
+    model, info = loaded
+    judge(info, request)
+    say_unexpected(info, say)
+    say(described(model, request))
+    return model
+
+
+def find_model(request: ModelRequest) -> Source:
+    """Return the model's files, having made sure that they are those of a whole model in safetensors."""
+    problem = name_problem(request.name, request.key)
+    if problem:
+        raise ConfigError([problem])
+    source = fetch(request.name, request.revision, request.key, weights=True, trusted=request.trusted)
+    problem = model_folder_problem(source.folder, request.name, request.key)
+    if problem:
+        raise ConfigError([problem])
+    without = missing_weights(source.folder)
+    if without:
+        message, hints = without
+        raise ConfigError([request.problem(f"'{request.name}' {message}", *hints)])
+    check_files(source.folder)
+    return source
+
+
+def read_config(source: Source, request: ModelRequest) -> PreTrainedConfig:
+    """Return the model's configuration with the overrides."""
+    try:
+        config = AutoConfig.from_pretrained(
+            source.name, trust_remote_code=request.trusted, **source.load_kwargs(request.trusted)
+        )
+    except Exception as error:
+        raise explained(error, source, request) from error
+    config = override(config, request.overrides)
+    # An encoder with a language-modelling head sees the tokens that it is to predict, and learns to copy them.
+    if getattr(config, "is_decoder", True) is False and not config.is_encoder_decoder:
+        raise ConfigError(
+            [
+                request.problem(
+                    f"'{request.name}' is an encoder ({config.model_type}): it sees the tokens that it is to predict",
+                    "to train it as a decoder: model.config_overrides: {is_decoder: true}",
+                )
+            ]
+        )
+    return config
+
+
+def explained(error: Exception, source: Source, request: ModelRequest) -> Exception:
+    """What to raise for `error`: what tells the user what to do, or `error` itself where it is no user's doing."""
+    names = (request.name, request.key)
+    found = explain_loading(error, source, *names, attention=request.attention, overridden=bool(request.overrides))
+    return found or error
+
+
+def load_options(request: ModelRequest) -> dict[str, Any]:
+    """Return the arguments for `from_pretrained` that the run or its plugins chose; a disagreement is an error."""
+    chosen: dict[str, Any] = {"dtype": DTYPES[request.dtype]}
+    asked = {"dtype": (request.dtype, chosen["dtype"]), "attn_implementation": (request.attention, request.attention)}
+    if request.attention != "auto":
+        chosen["attn_implementation"] = request.attention
+    for name, value in request.extra.items():
+        if name in OWN_OPTIONS:
+            raise PluginError(f"a plugin sets '{name}' for the loading of the model, which is not its to set")
+        written, ours = asked.get(name, ("auto", value))
+        if written != "auto" and ours != value:
+            key = "model.dtype" if name == "dtype" else "model.attention"
+            raise ConfigError.at(key, f"is '{written}', but a plugin asks for {value!r}", "leave one of them out")
+        chosen[name] = value
+    return chosen
+
+
+def judge(info: Mapping[str, Any], request: ModelRequest) -> None:
+    """Refuse a model with weights that did not come from the checkpoint."""
+    found = loading_problem(info, bool(request.overrides))
+    if found is None:
+        return
+    message, hints = found
+    if request.overrides:
+        raise ConfigError([Problem(message, ("model", "config_overrides"), hints=hints)])
+    raise ConfigError([request.problem(f"'{request.name}': {message}", *hints)])
+
+
+def described(model: PreTrainedModel, request: ModelRequest) -> str:
+    """One line about what was loaded, with what `auto` chose."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    dtype = str(model.dtype).removeprefix("torch.")
+    attention = getattr(model.config, "_attn_implementation", None)
+    size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
+    return f"model: {request.name} ({type(model).__name__}), {size} parameters in {dtype}, attention {attention}"
