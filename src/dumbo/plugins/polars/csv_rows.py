@@ -1,0 +1,67 @@
+"""Rows of CSV files; every value is the text that the file holds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from dumbo.data.records import Row
+from dumbo.plugins.polars.data_files import DataFile
+from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, open_text, place_error, row_origin
+
+# The parser's own limit is 128 KiB, which long texts exceed. A limit there must be: behind a quote that is never closed
+# the rest of the file is one value.
+_LONGEST_VALUE = 1 << 26
+
+
+def read_csv(file: DataFile) -> Iterator[Row]:
+    """Yield a row per record, numbered by the line where it begins. The first record is the header.
+
+    Raises `DataError` for a header with a name twice, a record longer or shorter than it, and quotes out of place.
+    """
+    csv.field_size_limit(max(_LONGEST_VALUE, csv.field_size_limit()))
+    with open_text(file) as stream:
+        records = _records(stream, file)
+        header = _read_header(records, file)
+        empty = True
+        for line, record in records:
+            empty = False
+            if len(record) != len(header):
+                message = f"expected {len(header)} values as in the header, got {len(record)}"
+                raise place_error(file, line, 0, message, f"the header: {', '.join(header)}")
+            yield Row(dict(zip(header, record, strict=True)), row_origin(file, line))
+    if empty:
+        raise file_error(file, "the file has a header and no rows")
+
+
+def _read_header(records: Iterator[tuple[int, list[str]]], file: DataFile) -> list[str]:
+    line, header = next(records, (0, []))
+    if not header:
+        raise no_rows(file)
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise place_error(
+            file, line, 0, f"the header has the column '{twice}' twice", "the first line names the columns"
+        )
+    return header
+
+
+def _records(stream: BinaryIO, file: DataFile) -> Iterator[tuple[int, list[str]]]:
+    """The records and the lines where they begin. Blank lines between records are none."""
+    lines = (decode_line(raw, file, number) for number, raw in enumerate(stream, 1))
+    reader = csv.reader(lines, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            message = f"not valid CSV: {error}"
+            hints = ("a value that holds quotes, commas or line breaks is quoted, and quotes in it are doubled",)
+            if reader.line_num > line:
+                message += f" (read up to line {reader.line_num})"
+            raise place_error(file, line, 0, message, *hints) from error
+        if record:
+            yield line, record

@@ -1,0 +1,134 @@
+"""Rows of JSON and JSONL files, with the values exactly as they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from dumbo.data.records import Row
+from dumbo.errors import DataError
+from dumbo.plugins.polars.data_files import DataFile
+from dumbo.plugins.polars.json_scanner import JsonScanner
+from dumbo.plugins.polars.json_values import InexactJson, decode_json, kind_of, said
+from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, open_text, place_error, row_origin
+
+# JSON's own white space; Python's `strip` would take more.
+_SPACE = " \t\r\n"
+
+
+def read_jsonl(file: DataFile) -> Iterator[Row]:
+    """Yield one row per line; blank lines are skipped. Raises `DataError` at the first line that is not an object."""
+    empty = True
+    with open_text(file) as stream:
+        for number, raw in enumerate(stream, 1):
+            line = decode_line(raw, file, number).rstrip(_SPACE)
+            if line:
+                empty = False
+                yield Row(_parse_line(line, file, number), row_origin(file, number))
+    if empty:
+        raise no_rows(file)
+
+
+def read_json(file: DataFile, field: str | None) -> Iterator[Row]:
+    """Yield the objects of an array, of the array under the key `field`, or one per line where the file has lines.
+
+    A row's number is the line where it begins, or its position where several rows share a line.
+    """
+    if field is None and _is_one_object_per_line(file):
+        yield from read_jsonl(file)
+        return
+    with open_text(file) as stream:
+        scanner = JsonScanner(stream, file)
+        if field is not None:
+            _enter_field(scanner, field)
+        elif scanner.peek() == "":
+            raise no_rows(file)
+        elif scanner.peek() == "{":
+            raise file_error(
+                file,
+                "the file is a single object, not rows",
+                "expected an array of objects, or one object per line",
+                "if the rows are a list under one of its keys, name the key: `field: KEY`",
+            )
+        yield from _read_array(scanner)
+        if field is None and scanner.peek():
+            raise place_error(file, scanner.line, 0, "not valid JSON: more text after the end of the array")
+
+
+def _parse_line(line: str, file: DataFile, number: int) -> dict[str, Any]:
+    start = len(line) - len(line.lstrip(_SPACE))
+    try:
+        value, end = decode_json(line, start)
+    except json.JSONDecodeError as error:
+        raise place_error(file, number, error.pos + 1, said(error), *_array_hint(line, number)) from error
+    except InexactJson as error:
+        raise row_origin(file, number).error(str(error)) from error
+    if not isinstance(value, dict):
+        raise row_origin(file, number).error(f"expected an object, got {kind_of(value)}", *_array_hint(line, number))
+    if end < len(line):
+        raise place_error(file, number, end + 1, "not valid JSON: more text after the object; one object per line")
+    return value
+
+
+def _array_hint(line: str, number: int) -> list[str]:
+    return ["if the file is an array of objects, write `format: json`"] if number == 1 and line.startswith("[") else []
+
+
+def _is_one_object_per_line(file: DataFile) -> bool:
+    """Whether the first line with text is an object, or meant to be one; what is written over several lines is not."""
+    with open_text(file) as stream:
+        if JsonScanner(stream, file).peek() != "{":  # an array may be one line of any length: its line is not read
+            return False
+    with open_text(file) as stream:
+        lines = (decode_line(raw, file, number).strip(_SPACE) for number, raw in enumerate(stream, 1))
+        return not _goes_on(next(filter(None, lines)))
+
+
+def _goes_on(line: str) -> bool:
+    try:
+        decode_json(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line)
+    except InexactJson:
+        pass
+    return False
+
+
+def _enter_field(scanner: JsonScanner, field: str) -> None:
+    """Move to the list under the key `field` of the object that the file is."""
+    if scanner.peek() != "{":
+        raise file_error(scanner.file, f"the file is not an object with a key '{field}'", "leave `field` out")
+    scanner.take("{", "an object")
+    keys = []
+    while scanner.peek() == '"':
+        keys.append(scanner.decode())
+        scanner.take(":", "':'")
+        if keys[-1] == field:
+            return
+        scanner.decode()
+        if scanner.take(",}", "',' or '}'") == "}":
+            break
+    raise file_error(scanner.file, f"the file has no key '{field}'", f"its keys: {', '.join(keys[:10]) or 'none'}")
+
+
+def _read_array(scanner: JsonScanner) -> Iterator[Row]:
+    if scanner.peek() != "[":
+        raise _not_an_array(scanner)
+    scanner.take("[", "an array")
+    if scanner.peek() == "]":
+        raise no_rows(scanner.file)
+    position, more, in_lines = 0, True, None
+    while more:
+        position, line = position + 1, scanner.line
+        values = scanner.decode_object()
+        more = scanner.take(",]", "',' or ']' after a row") == ","
+        scanner.peek()
+        if in_lines is None:
+            in_lines = scanner.line > line
+        yield Row(values, row_origin(scanner.file, line if in_lines else position))
+
+
+def _not_an_array(scanner: JsonScanner) -> DataError:
+    line = scanner.line
+    return place_error(scanner.file, line, 0, f"expected an array of objects, got {kind_of(scanner.decode())}")
