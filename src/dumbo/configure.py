@@ -115,7 +115,8 @@ def _validate(source: Source, found: Sequence[FoundPlugin]) -> tuple[RunConfig |
 
 
 def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> list[Problem]:
-    """A problem for every reader that nobody brings; `types` gets a stand-in, so that the rest of its entry is checked."""
+    """A problem for every reader that nobody brings; `types` gets a stand-in, so that the rest of its entry is
+    checked."""
     known = [name for plugin in types for name in getattr(plugin, "readers", {})]
     problems: list[Problem] = []
     stand_ins: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What a run tells the person in front of it: lines, tables, and the progress of the training; plain where it is piped."""
+"""What a run tells the person in front of it: lines, tables and progress; plain where it is piped."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dumbo.metrics import Metrics
 
 Batch = Mapping[str, "Tensor"]
-"""What a collator returns: `input_ids`, `attention_mask` and `labels`, each [sequences, tokens], and what a loss of one's own needs."""
+"""What a collator returns: `input_ids`, `attention_mask` and `labels`, each [sequences, tokens], and what a loss of
+one's own needs."""
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 """Dataset items to a batch. An item of which nothing is trained may be there only to keep the ranks in step."""
@@ -32,7 +33,8 @@ supervised tokens in the whole global batch, so that no split into micro-batches
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a trainer needs, made by the stages before it. `None` means: no plugin claims it, use your own."""
+    """Everything that a trainer needs, made by the stages before it. `None` means: no plugin claims it, use your
+    own."""
 
     config: RunConfig
     model: Module

@@ -68,7 +68,9 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     if result.interrupted:
         folder = run.folder / "checkpoints" / f"step-{result.steps:06}"
         trainer.save_model(folder)
-        raise Interrupted(f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}")
+        raise Interrupted(
+            f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
+        )
     folder = run.folder / "model"
     trainer.save_model(folder)
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"

@@ -1,4 +1,4 @@
-"""From the names under `plugins:` to plugin classes: shipped folders, entry points, `package.module:Class`, `./file.py:Class`."""
+"""From names under `plugins:` to classes: shipped, by entry point, `package.module:Class`, `./file.py:Class`."""
 
 from __future__ import annotations
 
@@ -62,11 +62,15 @@ def find_plugin(name: str, folder: Path) -> FoundPlugin:
         return _from_entry_point(entries, name)
     if name.endswith(".py"):
         _refuse(f"'{name}' names a file but no class", f"write '{_relative(name)}:ClassName'")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
     near = difflib.get_close_matches(name, installed_names(), n=1, cutoff=0.6)
     hints = [f"did you mean '{near[0]}'?"] if near else []
     hints.append(f"installed are: {', '.join(installed_names())}")
     hints.append("a class of your own is written './file.py:ClassName' or 'package.module:ClassName'")
-    _refuse(f"no plugin is called '{name}'", *hints)
+    return ConfigError([Problem(f"no plugin is called '{name}'", hints=tuple(hints))])
 
 
 def find_installed() -> tuple[list[FoundPlugin], list[Problem]]:
@@ -116,7 +120,9 @@ def _from_address(address: str, folder: Path) -> FoundPlugin:
     if target is None:
         classes = _plugin_classes(module)
         near = difflib.get_close_matches(class_name, classes, n=1)
-        known = f"its plugin classes are: {', '.join(classes)}" if classes else "it has no class derived from BasePlugin"
+        known = (
+            f"its plugin classes are: {', '.join(classes)}" if classes else "it has no class derived from BasePlugin"
+        )
         _refuse(f"{origin} has no class '{class_name}'", *([f"did you mean '{near[0]}'?"] if near else []), known)
     plugin_type = _plugin_class(target, address)
     return FoundPlugin(plugin_name(plugin_type), plugin_type, origin)
@@ -127,7 +133,9 @@ def plugin_name(plugin_type: type[BasePlugin]) -> str:
     if plugin_type.name:
         return plugin_type.name
     stem = plugin_type.__name__.removesuffix("Plugin") or plugin_type.__name__
-    letters = [f"_{c.lower()}" if c.isupper() and i and not stem[i - 1].isupper() else c.lower() for i, c in enumerate(stem)]
+    letters = [
+        f"_{c.lower()}" if c.isupper() and i and not stem[i - 1].isupper() else c.lower() for i, c in enumerate(stem)
+    ]
     return "".join(letters)
 
 
@@ -139,7 +147,9 @@ def _plugin_class(target: object, address: str) -> type[BasePlugin]:
 
 
 def _plugin_classes(module: ModuleType) -> list[str]:
-    own = [name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+    own = [
+        name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
     return [name for name in own if issubclass(getattr(module, name), BasePlugin)]
 
 
@@ -202,4 +212,3 @@ def _relative(name: str) -> str:
 
 def _refuse(message: str, *hints: str, cause: BaseException | None = None) -> NoReturn:
     raise ConfigError([Problem(message, hints=hints)]) from cause
-

@@ -75,14 +75,15 @@ class BasePlugin:
     """Set after `check`, before the first other hook."""
 
     def check(self, config: RunConfig) -> None:
-        """Look for mistakes across sections, before anything is loaded. Raise `ConfigError.at(key, message, *hints)`."""
+        """Look for mistakes across sections, before anything is loaded. Raise `ConfigError.at(key, message,
+        *hints)`."""
 
 
 class ModelLoaderPlugin(BasePlugin):
     """Loads the model. Exactly one.
 
-    One that takes what `LoadOptionsPlugin`s contribute declares `extra_load_kwargs: Mapping[str, Any]`, which is set before
-    `load_model`; one that can load other models for plugins that ask has a method `load(name)`.
+    One that takes what `LoadOptionsPlugin`s contribute declares `extra_load_kwargs: Mapping[str, Any]`, which is set
+    before `load_model`; one that can load other models for plugins that ask has a method `load(name)`.
     """
 
     def load_model(self, config: RunConfig) -> PreTrainedModel:
@@ -220,7 +221,8 @@ class LoggingPlugin(BasePlugin):
 
 
 class OutputPlugin(BasePlugin):
-    """Does something with the result (evaluate, merge, quantize). Any number, each given what the one before returned."""
+    """Does something with the result (evaluate, merge, quantize). Any number, each given what the one before
+    returned."""
 
     def after_train(self, artifact: Artifact, config: RunConfig) -> Artifact:
         """Return the artifact, this one or another; called on the first rank, after the model was saved."""
@@ -233,7 +235,8 @@ class CommandPlugin(BasePlugin):
     commands: ClassVar[Mapping[str, str]] = {}
 
     def run_command(self, verb: str, arguments: Sequence[str]) -> int:
-        """Run `dumbo VERB ARGUMENTS...` and return the exit code. No configuration is loaded: there is no `self.config`."""
+        """Run `dumbo VERB ARGUMENTS...` and return the exit code. No configuration is loaded: there is no
+        `self.config`."""
         raise NotImplementedError
 
 
@@ -247,7 +250,8 @@ class Claim(Enum):
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface: its class, the method that claims it, how many may, and which core keys its one holder answers for."""
+    """An interface: its class, the method that claims it, how many may, and which core keys its one holder answers
+    for."""
 
     type: type[BasePlugin]
     hook: str
@@ -255,7 +259,8 @@ class Interface:
     charge: str = ""
     """Section of the configuration whose keys the holder must consume; a key that it does not is an error."""
     keys: tuple[str, ...] = ()
-    """Those of them that a holder of this seat takes over from another seat with the same charge; none: all the others."""
+    """Those of them that a holder of this seat takes over from another seat with the same charge; none: all the
+    others."""
 
 
 INTERFACES: tuple[Interface, ...] = (

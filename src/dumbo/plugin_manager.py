@@ -89,7 +89,9 @@ class PluginManager:
         for found in serving(spec, self.found):
             value = self._call(found, spec.hook, value, config)
             if value is None:
-                raise PluginError(f"plugin '{found.name}': {spec.hook} returned None; it must return what the next gets")
+                raise PluginError(
+                    f"plugin '{found.name}': {spec.hook} returned None; it must return what the next gets"
+                )
         return value
 
     def call_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Any:

@@ -83,7 +83,9 @@ def _check_class(plugin: FoundPlugin, found: Sequence[FoundPlugin]) -> Iterator[
         hints = (*near, "a plugin has one or more of: " + ", ".join(hooks))
         yield Problem(f"plugin '{plugin.name}' has none of the methods of a plugin", path, hints=hints)
     elif plugin.type.yields and not served:
-        yield Problem(f"plugin '{plugin.name}' has nothing left to do: other plugins took its seats", path, hints=("remove it",))
+        yield Problem(
+            f"plugin '{plugin.name}' has nothing left to do: other plugins took its seats", path, hints=("remove it",)
+        )
     for name in sorted(plugin.type.requires - names):
         yield Problem(f"plugin '{plugin.name}' needs '{name}'", path, hints=(f"add '{name}' under plugins:",))
     for name in sorted(plugin.type.conflicts & names):
@@ -132,7 +134,8 @@ def check_consumers(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator
 
 
 def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[FoundPlugin]) -> set[str]:
-    """The keys of its section that the holder of a seat answers for: not plugins' own sections, nor what others took over."""
+    """The keys of its section that the holder of a seat answers for: not plugins' own sections, nor what others
+    took over."""
     if interface.keys:
         return set(interface.keys)
     others = [spec for spec in INTERFACES if spec.charge and spec is not interface]

@@ -1,14 +1,18 @@
-"""Leave secrets out of everything that is shown or saved: values by the name of their key, passwords in addresses, known tokens."""
+"""Leave secrets out of what is shown or saved: by the name of their key, in addresses, by the shape of known tokens."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_SECRET_NAME = re.compile(r"(^|_)(token|api_key|apikey|secret|password|passwd|webhook|webhook_url|access_key|credentials?)$")
+_SECRET_NAME = re.compile(
+    r"(^|_)(token|api_key|apikey|secret|password|passwd|webhook|webhook_url|access_key|credentials?)$"
+)
 _PLAIN_TOKEN_NAME = re.compile(r"^(pad|eos|bos|unk|sep|cls|mask|eot|image|mask)_token$")
 _URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*):[^/\s@]+@")
-_KNOWN_TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+_KNOWN_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"
+)
 
 REDACTED = "<redacted>"
 

@@ -43,7 +43,9 @@ class OpenRun:
         loader = plugins.holder(ModelLoaderPlugin)
         if options:
             if not hasattr(type(loader), "extra_load_kwargs"):
-                message = f"the plugin '{plugins.names(ModelLoaderPlugin)[0]}', which loads the model, takes no load options"
+                message = (
+                    f"the plugin '{plugins.names(ModelLoaderPlugin)[0]}', which loads the model, takes no load options"
+                )
                 raise PluginError(f"{message}, and other plugins have some: {', '.join(options)}")
             loader.extra_load_kwargs = options  # type: ignore[attr-defined]
         model: PreTrainedModel = plugins.call_one(ModelLoaderPlugin, config)
@@ -60,7 +62,8 @@ class OpenRun:
 
     @contextmanager
     def blaming_plugins(self, stage: str) -> Iterator[None]:
-        """Turn an error that passed through a plugin's own file, such as its loss or callback, into one that names it."""
+        """Turn an error that passed through a plugin's own file, such as its loss or callback, into one that names
+        it."""
         try:
             yield
         except DumboError:
@@ -103,9 +106,11 @@ def open_run(configured: Configured, console: Console, launch: Launch, sources: 
     )
     outcome = "failed"
     try:
+        from dumbo.bridge.quiet import quieten_libraries
+
         if launch.is_first:
             _open_metrics(run, console)
-        _quieten_libraries()
+        quieten_libraries()
         _seed(config.trainer.seed)
         yield run
         outcome = "finished"
@@ -151,14 +156,6 @@ def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, An
                 raise RunError(f"two plugins disagree on '{key}' in the loading of the model: {both}")
             merged[key], owners[key] = value, name
     return merged
-
-
-def _quieten_libraries() -> None:
-    """Transformers' own bars and notes would stand between ours; what matters in them is an error or a line of ours."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _seed(seed: int) -> None:

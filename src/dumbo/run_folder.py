@@ -1,4 +1,4 @@
-"""The folder of a run: chosen, claimed and made writable before anything is loaded; `run.yaml` and `metrics.jsonl` in it."""
+"""The folder of a run: chosen and claimed before anything is loaded; `run.yaml` and `metrics.jsonl` in it."""
 
 from __future__ import annotations
 

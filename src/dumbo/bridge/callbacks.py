@@ -37,7 +37,8 @@ class ShowProgress(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """On Ctrl-C ends the training after the step that runs, on all ranks at the same step; a second Ctrl-C ends it at once."""
+    """On Ctrl-C ends the training after the step that runs, on all ranks at the same step; a second Ctrl-C ends it
+    at once."""
 
     def __init__(self) -> None:
         """No signal is caught before the training begins."""

@@ -10,7 +10,7 @@ from dumbo.config.explain import unknown_name_hints
 from dumbo.errors import Problem
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import TrainingArguments
 
 FAMILIAR_OPTIMIZERS = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "adafactor"})
 FAMILIAR_SCHEDULES = frozenset({"linear", "cosine", "constant", "constant_with_warmup", "polynomial"})
@@ -34,9 +34,7 @@ def _unknown(key: str, name: str, known: list[str]) -> Iterator[Problem]:
         yield Problem(f"'{name}' is not known", ("trainer", "arguments", key), hints=unknown_name_hints(name, known))
 
 
-def unused_by_optimizer(
-    ours: TrainerArguments, theirs: TrainingArguments, model: PreTrainedModel
-) -> Iterator[Problem]:
+def unused_by_optimizer(ours: TrainerArguments, theirs: TrainingArguments, model: Any) -> Iterator[Problem]:
     """Arguments that the user wrote and the chosen optimizer does not take: found by leaving each of them out."""
     from transformers import Trainer
 

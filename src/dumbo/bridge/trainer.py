@@ -1,4 +1,4 @@
-"""Our subclass of Transformers' Trainer: rows by plan, one loss for any split into batches, evaluation weighted by tokens."""
+"""Our subclass of Transformers' Trainer: rows by plan, one loss for any split into batches, evaluation by tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,12 @@ class _PlannedBatches:
         return self.plan.micro_batches_per_epoch
 
 
-class DumboTrainer(Trainer):  # type: ignore[misc]
+class DumboTrainer(Trainer):
     """Transformers' Trainer with dumbo's data, loss, evaluation and logging in its public places.
 
-    The loss of an optimizer step is the sum over all supervised tokens of the global batch divided by their number, on any
-    number of ranks and with any accumulation. The auxiliary loss of mixture-of-experts models, where the model returns one,
-    is averaged over the forward passes and added with its coefficient, whatever the loss.
+    The loss of an optimizer step is the sum over all supervised tokens of the global batch divided by their number, on
+    any number of ranks and with any accumulation. The auxiliary loss of mixture-of-experts models, where the model
+    returns one, is averaged over the forward passes and added with its coefficient, whatever the loss.
     """
 
     loss_is_scaled_for_ga = True
@@ -64,15 +64,17 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=job.model,
             args=arguments,
-            train_dataset=job.train_dataset,
-            eval_dataset=job.eval_dataset,
-            data_collator=job.collator,
+            train_dataset=cast("Any", job.train_dataset),
+            eval_dataset=cast("Any", job.eval_dataset),
+            data_collator=cast("Any", job.collator),
             processing_class=job.tokenizer,
             callbacks=[self._stop, *job.callbacks, ShowProgress(job.console)],
         )
         self.remove_callback(PrinterCallback)
         with contextlib.suppress(OSError):
-            Path(arguments.output_dir).rmdir()  # made too early: a folder of checkpoints without one would mislead
+            Path(
+                arguments.output_dir or ""
+            ).rmdir()  # made too early: a folder of checkpoints without one would mislead
         job.model.register_forward_hook(self._keep_aux_loss)
 
     def train_to_end(self) -> TrainResult:
@@ -94,18 +96,18 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             partial = folder.with_name(f"{folder.name}.partial")
             model.save_pretrained(partial)
-            self.processing_class.save_pretrained(partial)
+            self._job.tokenizer.save_pretrained(partial)
             partial.rename(folder)
         self.accelerator.wait_for_everyone()
 
     def get_train_dataloader(self) -> PlannedLoader:
         """The training batches of this rank."""
-        return self._loader(self.train_dataset, self._plan(self.train_dataset))
+        return self._loader(self._job.train_dataset, self._plan())
 
-    def _plan(self, dataset: TokenDataset) -> BatchPlan:
+    def _plan(self) -> BatchPlan:
         trainer = self._job.config.trainer
         sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
-        return BatchPlan(len(dataset), *sizes, trainer.seed, trainer.data.shuffle)
+        return BatchPlan(len(self._job.train_dataset), *sizes, trainer.seed, trainer.data.shuffle)
 
     def _loader(self, dataset: TokenDataset, plan: BatchPlan) -> PlannedLoader:
         workers = self.args.dataloader_num_workers
@@ -135,10 +137,14 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         return batches, counts[0].clamp(min=1).to(device)
 
     def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """This rank's share of the step's loss, times the number of ranks, over which gradients are averaged."""
-        assert num_items_in_batch is not None and not return_outputs
+        assert isinstance(num_items_in_batch, Tensor) and not return_outputs
         smoothing = self._job.config.trainer.arguments.label_smoothing_factor
         loss = self._sum_over_tokens(model, inputs, num_items_in_batch, smoothing) * self.args.world_size
         if self._aux_loss is not None:
@@ -151,7 +157,8 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         if self._job.loss is not None:
             return self._job.loss(model, batch, num_items)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return next_token_cross_entropy(model(**inputs).logits, batch["labels"], smoothing) / num_items
+        total: Tensor = next_token_cross_entropy(model(**inputs).logits, batch["labels"], smoothing)
+        return total / num_items
 
     def _keep_aux_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._aux_loss = getattr(output, "aux_loss", None)
@@ -160,18 +167,19 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
         size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
         plan = BatchPlan(len(dataset), size * ranks, size, ranks, seed=0, shuffle=False)
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        self.model.eval()
+        model = self._job.model
+        model.eval()
         one = torch.ones((), device=self.args.device)
         with torch.no_grad():
             for batch in self._loader(dataset, plan):
                 batch = self._prepare_inputs(batch)
-                total[0] += self._sum_over_tokens(self.model, batch, one, smoothing=0.0)
+                total[0] += self._sum_over_tokens(model, batch, one, smoothing=0.0)
                 total[1] += count_supervised(batch["labels"])
-        self.model.train()
+        model.train()
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
@@ -182,7 +190,7 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer plugin's, or the one that the arguments name."""
         if self.optimizer is None and self._job.build_optimizer is not None:
-            self.optimizer = self._job.build_optimizer(self.model if model is None else model)
+            self.optimizer = self._job.build_optimizer(self._job.model if model is None else model)
         return super().create_optimizer(model)
 
     def create_scheduler(
@@ -190,7 +198,8 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The scheduler plugin's, or the one that the arguments name."""
         if self.lr_scheduler is None and self._job.build_scheduler is not None:
-            self.lr_scheduler = self._job.build_scheduler(optimizer or self.optimizer, num_training_steps)
+            chosen = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = cast("Any", self._job.build_scheduler(cast("Any", chosen), num_training_steps))
         return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -199,7 +208,7 @@ class DumboTrainer(Trainer):  # type: ignore[misc]
         metrics = dict(_renamed(logs))
         if "train/epoch" in metrics:
             # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
-            metrics["train/epoch"] = self.state.global_step / self._plan(self.train_dataset).steps_per_epoch
+            metrics["train/epoch"] = self.state.global_step / self._plan().steps_per_epoch
         if "train/loss" in metrics:
             now = time.monotonic()
             rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)

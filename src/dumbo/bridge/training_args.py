@@ -28,12 +28,14 @@ _TRANSLATED = frozenset(
 def training_arguments(config: RunConfig, output_dir: Path, world_size: int, evaluates: bool) -> TrainingArguments:
     """The arguments of a run of `world_size` processes; checkpoints go to `output_dir`/checkpoints.
 
-    Logging, trackers and progress bars of Transformers are off: dumbo has its own. With `evaluates` there are held-out rows.
+    Logging, trackers and progress bars of Transformers are off: dumbo has its own. `evaluates`: rows are held out.
     """
     from transformers import TrainingArguments
 
     ours = config.trainer.arguments
-    values: dict[str, Any] = {name: getattr(ours, name) for name in TrainerArguments.model_fields if name not in _TRANSLATED}
+    values: dict[str, Any] = {
+        name: getattr(ours, name) for name in TrainerArguments.model_fields if name not in _TRANSLATED
+    }
     accelerator = _has_accelerator()
     values |= {
         "output_dir": str(output_dir / "checkpoints"),

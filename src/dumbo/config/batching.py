@@ -17,7 +17,9 @@ def batch_problem(batch_size: int, physical_batch_size: int, world_size: int) ->
         return None
     below, above = batch_size // at_once * at_once, -(-batch_size // at_once) * at_once
     devices = f"{world_size} devices" if world_size > 1 else "one device"
-    message = f"{batch_size} sequences cannot be made of {physical_batch_size} per pass on {devices} ({at_once} at once)"
+    message = (
+        f"{batch_size} sequences cannot be made of {physical_batch_size} per pass on {devices} ({at_once} at once)"
+    )
     fitting = [size for size in range(1, batch_size + 1) if batch_size % (size * world_size) == 0]
     hints = [f"write batch_size: {' or '.join(str(size) for size in (below, above) if size)}"]
     if fitting:

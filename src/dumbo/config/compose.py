@@ -31,11 +31,16 @@ def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
     """`RunConfig` with the sections, readers and formats of `plugins`."""
     fields: dict[str, Any] = {}
     for root, base in ROOTS:
-        sections = {p.section.partition(".")[2]: p.options_type for p in plugins if p.section and p.section.startswith(f"{root}.")}
+        sections = {
+            p.section.partition(".")[2]: p.options_type
+            for p in plugins
+            if p.section and p.section.startswith(f"{root}.")
+        }
         extended = create_model(base.__name__, __base__=base, __doc__=base.__doc__, **_section_fields(sections))
         fields[root] = _section_field(extended, RunConfig.model_fields[root].description)
+    entry: Any = _entry_type(plugins)
     fields["datasets"] = (
-        Annotated[tuple[_entry_type(plugins), ...], Strict(False), Field(min_length=1)],
+        Annotated[tuple[entry, ...], Strict(False), Field(min_length=1)],
         Field(description=RunConfig.model_fields["datasets"].description),
     )
     return create_model("RunConfig", __base__=RunConfig, __doc__=RunConfig.__doc__, **fields)

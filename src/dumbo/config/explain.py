@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: pydantic's findings turned into problems with places and suggestions."""
+"""What is wrong with a configuration, in words: pydantic's findings as problems with places and suggestions."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def _field_hint(path: KeyPath, source: Source, model: type[RunConfig]) -> tuple[
     return (" ".join((field.description or "").split()),) if field and field.description else ()
 
 
-def _suggestions(
-    path: KeyPath, source: Source, model: type[RunConfig], options: Sequence[Option]
-) -> tuple[str, ...]:
+def _suggestions(path: KeyPath, source: Source, model: type[RunConfig], options: Sequence[Option]) -> tuple[str, ...]:
     """What an unknown key might have meant: a near name here, the same name elsewhere, or another tool's word."""
     name = str(path[-1])
     parent = model_at(model, source.tree, path[:-1])

@@ -11,7 +11,7 @@ FOREIGN_KEYS: Mapping[str, str] = MappingProxyType(
         "base_model_config": "write model.base_model; its configuration is read from there",
         "data_seed": "write trainer.seed; rows and model share one seed",
         "dataset_prepared_path": "remove it",
-        "gradient_accumulation_steps": "write batch_size (per optimizer step) and physical_batch_size; accumulation follows",
+        "gradient_accumulation_steps": "write batch_size (per step) and physical_batch_size; accumulation follows",
         "load_in_4bit": "quantized loading is a plugin's: see 'dumbo plugins'",
         "load_in_8bit": "quantized loading is a plugin's: see 'dumbo plugins'",
         "lr": "write trainer.arguments.learning_rate",

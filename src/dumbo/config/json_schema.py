@@ -1,4 +1,4 @@
-"""The JSON Schema of a composed configuration, as editors want it: names alone where a mapping with `type` may be shortened."""
+"""The JSON Schema of a composed configuration, as editors want it: a name alone may stand for `{type: name}`."""
 
 from __future__ import annotations
 

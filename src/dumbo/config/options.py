@@ -1,4 +1,4 @@
-"""Every option that a composed configuration class has, flat: what `explain`, the docs and the suggestions are made of."""
+"""Every option of a composed configuration class, flat: what `explain`, the docs and the suggestions are made of."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class Option:
 
 
 def all_options(model: type[Section]) -> list[Option]:
-    """The options of a composed configuration class, sections before what they hold, in the order of their definition."""
+    """The options of a composed configuration class, sections before what they hold, in the order of their
+    definition."""
     return list(_walk(model, "", ""))
 
 
@@ -86,7 +87,7 @@ def section_types(annotation: Any) -> list[type[Section]]:
 
 
 def _type_label(model: type[Section]) -> str:
-    annotation = model.model_fields["type"].annotation if "type" in model.model_fields else None
+    annotation: Any = model.model_fields["type"].annotation if "type" in model.model_fields else None
     return f"type: {get_args(annotation)[0]}" if get_origin(annotation) is Literal else ""
 
 

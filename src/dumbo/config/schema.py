@@ -1,4 +1,4 @@
-"""What a configuration can say: the sections `model`, `datasets`, `trainer` and `plugins`, before plugins add theirs."""
+"""What a configuration can say: the sections `model`, `datasets`, `trainer`, `plugins`, before plugins add theirs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ class ModelSection(Section):
     revision: str | None = None
     """Branch, tag or commit of the base model on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights. `auto` is float32: optimizers lose small updates in 16 bits; `bf16` in the arguments speeds up the rest."""
+    """Type of the weights. `auto` is float32: optimizers lose small updates in 16 bits; `bf16` in the arguments
+    speeds up the rest."""
     attention: str = "auto"
-    """Attention implementation (`sdpa`, `eager`, `flash_attention_2`, ...); `auto` is Transformers' choice for the model."""
+    """Attention implementation (`sdpa`, `eager`, `flash_attention_2`, ...); `auto` is Transformers' choice for the
+    model."""
     trust_remote_code: bool = False
     """Run the Python code that the model's repository brings. It can do anything that you can; read it first."""
     config_overrides: dict[str, Any] = Field(default_factory=dict)
@@ -84,11 +86,13 @@ class DataSection(Section):
     too_long: Literal["error", "drop", "truncate", "split"] = "error"
     """Sequences over the limit: stop with their count, leave them out, cut their end off, or cut them into several."""
     val_set_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
-    """Rows held out for evaluation: a share below 1, or a number of rows. Chosen by the seed, before training rows are shuffled."""
+    """Rows held out for evaluation: a share below 1, or a number of rows. Chosen by the seed, before training rows
+    are shuffled."""
     on_bad_row: Literal["error", "drop"] = "error"
     """Rows that cannot be used: stop and name them, or leave them out and count them."""
     shuffle: bool = True
-    """Go through the training rows in a new random order each epoch, given by the seed; false keeps the files' order."""
+    """Go through the training rows in a new random order each epoch, given by the seed; false keeps the files'
+    order."""
 
 
 class TrainerSection(Section):
@@ -121,4 +125,3 @@ class RunConfig(Section):
     """The plugins of this run: a shipped or installed name, `package.module:Class`, or `./file.py:Class`."""
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     """What to evaluate, by plugins that do."""
-

@@ -1,4 +1,4 @@
-"""Read a run's configuration: the file, what it extends, environment values and overrides, each value with its place."""
+"""Read a run's configuration: the file, what it extends, environment values, overrides; each value with its place."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -87,11 +87,11 @@ class _Builder:
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self.scalar(node, path)
+            return self.scalar(cast("yaml.ScalarNode", node), path)
         finally:
             self.open_nodes.pop()
 
-    def scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         if node.tag.startswith("!") or (node.tag.startswith("tag:") and not node.tag.startswith("tag:yaml.org,2002:")):
             self.problem(f"the tag {node.tag} is not understood", path, node, "write the value without the tag")
         if node.style is not None:
@@ -112,7 +112,9 @@ class _Builder:
             place = self.place(key_node)
             if key in first_seen:
                 message = "this key is written twice"
-                self.problem(message, (*path, key), key_node, f"it stands at {first_seen[key]} already; keep one of them")
+                self.problem(
+                    message, (*path, key), key_node, f"it stands at {first_seen[key]} already; keep one of them"
+                )
                 continue
             first_seen[key] = place
             for stale in [old for old in self.tree.places if old[: len(path) + 1] == (*path, key)]:
@@ -123,10 +125,10 @@ class _Builder:
 
     def own_items_last(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """The mapping's items, those merged in by `<<: *base` first and only where the mapping has no such key."""
-        own = [(key, value) for key, value in node.value if key.value != "<<" or key.style is not None]
+        own = [item for item in node.value if not _is_merge(item[0])]
         own_keys = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
         for key, value in node.value:
-            if key.value != "<<" or key.style is not None:
+            if not _is_merge(key):
                 continue
             bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for base in bases:
@@ -145,6 +147,10 @@ class _Builder:
         self.tree.problems.append(Problem(message, path, self.place(node), hints))
 
 
+def _is_merge(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
+
+
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
     """What the parser could not read, in the words of somebody who writes configuration files."""
     mark = error.problem_mark or error.context_mark
@@ -156,7 +162,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
     # The mark may stand behind the line with the tab: the scanner notices at the next token.
     for number in (mark.line, mark.line - 1):
         if 0 <= number < len(lines) and re.match(r" *\t", lines[number]):
-            return Problem("indented with a tab", place=Place(file, number + 1, 1), hints=("YAML is indented with spaces",))
+            return Problem(
+                "indented with a tab", place=Place(file, number + 1, 1), hints=("YAML is indented with spaces",)
+            )
     hints = [f"the line is: {line.strip()}"] if line.strip() else []
     if "mapping values are not allowed" in str(error.problem):
         hints.append("a text that contains ': ' needs quotes, and a key needs the same indentation as its neighbours")

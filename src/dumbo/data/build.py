@@ -1,4 +1,4 @@
-"""The data side of a run: rows read into records before the model loads, then made into training and evaluation sets."""
+"""The data side of a run: rows read into records before the model loads, then made into the sets to train on."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = 
         )
         rows = plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry)
         rows = itertools.islice(rows, limit)
-        source.records = list(_convert(rows, plugins.guarded(DataFormatPlugin, to_record, entry.data_format.type), source))
+        source.records = list(
+            _convert(rows, plugins.guarded(DataFormatPlugin, to_record, entry.data_format.type), source)
+        )
         _settle_bad_rows(source, config, index)
         sources.append(source)
     return sources
@@ -158,7 +160,7 @@ def _shorten(example: Example, limit: int, policy: str) -> Iterator[Example]:
 
 def longest_sequence(model: PreTrainedModel) -> int | None:
     """The most tokens that the model has positions for, by its configuration; None where it names no limit."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     limit = getattr(config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None

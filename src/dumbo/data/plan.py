@@ -11,7 +11,8 @@ FILLER = -1
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The order of rows depends on `seed` and epoch alone, and a global batch holds the same rows on any number of ranks."""
+    """The order of rows depends on `seed` and epoch alone, and a global batch holds the same rows on any number of
+    ranks."""
 
     num_rows: int
     batch_size: int

@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("config", type=Path, nargs="?", help="for the plugins of this file; by default all installed ones")
+    parser.add_argument(
+        "config", type=Path, nargs="?", help="for the plugins of this file; by default all installed ones"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("config", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that go before those of the file")
-    parser.add_argument("--plan", action="store_true", help="print the resolved configuration and plugin order, and stop")
+    parser.add_argument(
+        "--plan", action="store_true", help="print the resolved configuration and plugin order, and stop"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

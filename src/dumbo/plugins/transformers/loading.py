@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from dumbo.plugins.transformers.load_errors import explain_loading
 from dumbo.plugins.transformers.overrides import override
 from dumbo.plugins.transformers.weights import check_files, loading_problem, missing_weights, say_unexpected
 
-DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = MappingProxyType(
+    {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
 OWN_OPTIONS = frozenset(
     {
         "adapter_kwargs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dumbo.errors import ConfigError, Problem
@@ -13,14 +14,16 @@ if TYPE_CHECKING:
 
 KEY = ("model", "config_overrides")
 ROPE_SCALARS = ("rope_theta", "partial_rotary_factor")
-ELSEWHERE = {
-    "attn_implementation": "write it as model.attention",
-    "dtype": "write it as model.dtype",
-    "torch_dtype": "write it as model.dtype",
-    "model_type": "another type of model is another base model",
-    "architectures": "the causal language model of the type is always loaded",
-    "transformers_version": "it is set when the model is saved",
-}
+ELSEWHERE = MappingProxyType(
+    {
+        "attn_implementation": "write it as model.attention",
+        "dtype": "write it as model.dtype",
+        "torch_dtype": "write it as model.dtype",
+        "model_type": "another type of model is another base model",
+        "architectures": "the causal language model of the type is always loaded",
+        "transformers_version": "it is set when the model is saved",
+    }
+)
 
 
 def override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrainedConfig:

@@ -42,7 +42,11 @@ def _without_effect(config: RunConfig) -> Iterator[Problem]:
     saves = arguments.save_strategy
     checkpointing = arguments.gradient_checkpointing
     rules = [
-        ("eval_strategy", evaluates or arguments.eval_strategy == "no", "no rows are held out; set trainer.data.val_set_size"),
+        (
+            "eval_strategy",
+            evaluates or arguments.eval_strategy == "no",
+            "no rows are held out; set trainer.data.val_set_size",
+        ),
         ("eval_steps", arguments.eval_strategy == "steps", "it needs eval_strategy: steps"),
         ("eval_delay", evaluates, "no rows are held out; set trainer.data.val_set_size"),
         ("eval_on_start", evaluates, "no rows are held out; set trainer.data.val_set_size"),

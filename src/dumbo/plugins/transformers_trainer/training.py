@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from dumbo.bridge.optimizers import unused_by_optimizer
 from dumbo.bridge.trainer import DumboTrainer
@@ -50,20 +52,20 @@ def build(job: Job, services: Services) -> TransformersRun:
         if problems:
             raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
-    _say_what_was_chosen(trainer, services)
+    _say_what_was_chosen(job.model, theirs, services)
     return TransformersRun(trainer)
 
 
-def _say_what_was_chosen(trainer: DumboTrainer, services: Services) -> None:
-    theirs = trainer.args
-    compute = "bfloat16" if theirs.bf16 else "float16" if theirs.fp16 else str(trainer.model.dtype).removeprefix("torch.")
-    attention = getattr(trainer.model.config, "_attn_implementation", None) or "the model's own"
+def _say_what_was_chosen(model: Any, theirs: TrainingArguments, services: Services) -> None:
+    compute = "bfloat16" if theirs.bf16 else "float16" if theirs.fp16 else str(model.dtype).removeprefix("torch.")
+    attention = getattr(model.config, "_attn_implementation", None) or "the model's own"
     services.say(f"on {theirs.device}, computing in {compute}, attention {attention}")
-    accumulated = theirs.gradient_accumulation_steps
-    services.say(
-        f"{trainer._job.config.trainer.arguments.batch_size} sequences per step = {theirs.per_device_train_batch_size} per pass"
-        f" x {accumulated} accumulated x {services.world_size} {'process' if services.world_size == 1 else 'processes'}"
-    )
+    physical, accumulated = theirs.per_device_train_batch_size, theirs.gradient_accumulation_steps
+    processes = "1 process" if services.world_size == 1 else f"{services.world_size} processes"
+    batch_size = physical * accumulated * services.world_size
+    services.say(f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}")
     if torch.cuda.device_count() > 1 and services.world_size == 1 and not theirs.use_cpu:
         count = torch.cuda.device_count()
-        services.say(f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all")
+        services.say(
+            f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all"
+        )
