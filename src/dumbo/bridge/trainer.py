@@ -146,7 +146,8 @@ class DumboTrainer(Trainer):
         """This rank's share of the step's loss, times the number of ranks, over which gradients are averaged."""
         assert isinstance(num_items_in_batch, Tensor) and not return_outputs
         smoothing = self._job.config.trainer.arguments.label_smoothing_factor
-        loss = self._sum_over_tokens(model, inputs, num_items_in_batch, smoothing) * self.args.world_size
+        share = self._sum_over_tokens(model, inputs, num_items_in_batch, smoothing)
+        loss: Tensor = share * self.args.world_size
         if self._aux_loss is not None:
             coefficient = getattr(self.accelerator.unwrap_model(model).config, "router_aux_loss_coef", 1.0)
             loss = loss + coefficient * self._aux_loss / self.current_gradient_accumulation_steps

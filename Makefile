@@ -1,0 +1,52 @@
+# Everything that is done to this repository. `make` lists it; PYTHON=python3.12 chooses the interpreter of a new .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+JOBS ?= 2
+WORKERS := -n $(JOBS) --dist worksteal
+
+# One thread per process: small matrices gain nothing from more, and two test processes share the cores.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-full test-gpu check format bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with dumbo, its tests and its checks, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,check]'
+	@touch $@
+
+test: setup  ## run the tests that need neither network nor GPU; what is skipped is listed at the end
+	$(BIN)/python -m pytest $(WORKERS) $(TESTS)
+
+test-full: setup  ## run the long tests too, and keep the report in build/test-full.txt
+	@mkdir -p build
+	bash -o pipefail -c '$(BIN)/python -m pytest $(WORKERS) -m "not gpu" --durations=25 $(TESTS) 2>&1 | tee build/test-full.txt'
+
+test-gpu: setup  ## run the tests that need a CUDA device, one process for the device
+	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+check: setup  ## lint, formatting, types, and who may import what
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup  ## put the code into its one format, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## time the start of the program; results go to benchmarks/results
+	$(BIN)/python benchmarks/startup.py
+
+clean:  ## remove everything that was built, except runs
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
