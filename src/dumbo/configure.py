@@ -17,7 +17,7 @@ from dumbo.config.section import Section
 from dumbo.config.source import Source, load_source
 from dumbo.errors import ConfigError, KeyPath, Problem
 from dumbo.launch import Launch
-from dumbo.plugin_finder import FoundPlugin, find_installed, find_plugin, missing_packages, shipped_names
+from dumbo.plugin_finder import FoundPlugin, find_installed, find_plugin, install_hint, missing_packages
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
 from dumbo.plugin_rules import check_consumers, check_plugins
@@ -87,9 +87,8 @@ def _listed_plugins(source: Source, folder: Path) -> tuple[list[FoundPlugin], li
             problems.append(Problem(message, path, hints=("remove one of them",)))
             continue
         for package in missing_packages(plugin.type):
-            extra = f"'dumbo-trainer[{plugin.name}]'" if plugin.name in shipped_names() else package
             message = f"the plugin '{name}' needs the package '{package}', which is not installed"
-            problems.append(Problem(message, path, hints=(f"pip install {extra}",)))
+            problems.append(Problem(message, path, hints=(install_hint(plugin.name, package),)))
         found.append(plugin)
     return found, problems
 

@@ -77,8 +77,19 @@ class ConfigError(DumboError):
 
     @classmethod
     def at(cls, key: str, message: str, *hints: str) -> ConfigError:
-        """A single problem of the value at the dotted `key`; its line is filled in when it is shown."""
+        """A single problem of the value at the dotted `key`; its line is filled in when it is shown.
+
+        A reader or format writes `.option` for a key of its own options: it cannot know which entry they belong to.
+        """
         return cls([Problem(message, key_path(key), hints=hints)])
+
+    def below(self, path: KeyPath) -> ConfigError:
+        """The same error with keys that begin with a dot taken to stand below `path`."""
+        below = [
+            replace(problem, path=path + problem.path[1:]) if problem.path[:1] == ("",) else problem
+            for problem in self.problems
+        ]
+        return ConfigError(below)
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

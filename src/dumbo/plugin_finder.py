@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -88,6 +88,17 @@ def find_installed() -> tuple[list[FoundPlugin], list[Problem]]:
 def missing_packages(plugin: type[BasePlugin]) -> tuple[str, ...]:
     """The modules that the plugin needs and this environment lacks."""
     return tuple(package for package in plugin.packages if importlib.util.find_spec(package) is None)
+
+
+def install_hint(plugin: str, package: str) -> str:
+    """The pip command that brings `package`, which `plugin` needs: the plugin's extra where it has one."""
+    if plugin not in shipped_names():
+        return f"pip install {package}"
+    try:
+        extras = metadata("dumbo-trainer").get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        extras = []
+    return f"pip install 'dumbo-trainer[{plugin}]'" if plugin in extras else f"pip install {package}"
 
 
 def _from_entry_point(entries: list[EntryPoint], name: str) -> FoundPlugin:
@@ -169,8 +180,8 @@ def _import(module: str, name: str) -> ModuleType:
         if module == missing or module.startswith(f"{missing}."):
             hint = f"'{module}' must be importable from here: install its package, or write './file.py:ClassName'"
             _refuse(f"there is no module '{missing}'", hint)
-        hint = f"pip install 'dumbo-trainer[{name}]'" if name in shipped_names() else f"pip install {missing}"
-        _refuse(f"the plugin '{name}' needs the package '{missing}', which is not installed", hint, cause=error)
+        message = f"the plugin '{name}' needs the package '{missing}', which is not installed"
+        _refuse(message, install_hint(name, missing), cause=error)
     except Exception as error:
         _refuse(f"the plugin '{name}' cannot be imported: {describe(error)}", cause=error)
 

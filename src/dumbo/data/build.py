@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,14 @@ def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = 
     sources = []
     for index, entry in enumerate(config.datasets):
         source = Source(entry, _label(entry, index))
-        to_record: DataFormat = plugins.call_provider(
-            DataFormatPlugin, "data_formats", entry.data_format.type, entry.data_format
-        )
-        rows = plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry)
-        rows = itertools.islice(rows, limit)
-        source.records = list(
-            _convert(rows, plugins.guarded(DataFormatPlugin, to_record, entry.data_format.type), source)
-        )
+        with _at(index, "data_format"):
+            to_record: DataFormat = plugins.call_provider(
+                DataFormatPlugin, "data_formats", entry.data_format.type, entry.data_format
+            )
+        to_record = plugins.guarded(DataFormatPlugin, to_record, entry.data_format.type)
+        rows = itertools.islice(plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry), limit)
+        with _at(index):
+            source.records = list(_convert(rows, to_record, source))
         _settle_bad_rows(source, config, index)
         sources.append(source)
     return sources
@@ -89,9 +90,10 @@ def build_datasets(
     limit = _sequence_length(config, longest_sequence(model))
     for index, source in enumerate(sources):
         options = source.entry.train_format
-        encode: TrainFormat = plugins.call_provider(
-            TrainFormatPlugin, "train_formats", options.type, options, tokenizer
-        )
+        with _at(index, "train_format"):
+            encode: TrainFormat = plugins.call_provider(
+                TrainFormatPlugin, "train_formats", options.type, options, tokenizer
+            )
         encode = plugins.guarded(TrainFormatPlugin, encode, options.type)
         found = len(source.bad_rows)
         examples = list(_convert(console.track(source.records, f"tokenising {source.label}"), encode, source))
@@ -105,6 +107,15 @@ def build_datasets(
     if not len(train):
         raise RunError("no training rows are left")
     return Datasets(train, evaluation, PaddingCollator(tokenizer.pad_token_id))
+
+
+@contextmanager
+def _at(index: int, *keys: str) -> Iterator[None]:
+    """Give the options that a reader or format complains about their place in the configuration."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.below(("datasets", index, *keys)) from error
 
 
 def _convert(items: Iterable[Any], convert: Any, source: Source) -> Iterator[Any]:

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines(plugin: FoundPlugin) -> Iterator[str]:
-    from dumbo.plugin_finder import missing_packages
+    from dumbo.plugin_finder import install_hint, missing_packages
     from dumbo.plugin_loader import INTERFACES
     from dumbo.plugin_rules import claims
 
@@ -54,7 +54,7 @@ def _lines(plugin: FoundPlugin) -> Iterator[str]:
             yield f"    {name:<10} {value if isinstance(value, str) else ', '.join(sorted(value))}"
     missing = missing_packages(plugin.type)
     if missing:
-        yield f"    missing    {', '.join(missing)}: pip install 'dumbo-trainer[{plugin.name}]'"
+        yield f"    missing    {', '.join(missing)}: {install_hint(plugin.name, missing[0])}"
 
 
 def _print_in_full(plugin: FoundPlugin) -> None:

@@ -116,7 +116,7 @@ class ChatTemplateRenderer:
         for name in variables:
             if not re.search(rf"\b{re.escape(name)}\b", template):
                 message = f"the chat template does not read '{name}' of 'chat_template_kwargs'"
-                raise ConfigError.at("datasets", message)
+                raise ConfigError.at(f".chat_template_kwargs.{name}", message)
         try:
             self.render([{"role": "user", "content": ""}], ())
         except jinja2.TemplateSyntaxError as error:
