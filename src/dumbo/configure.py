@@ -46,11 +46,11 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     problems = list(source.problems)
     if not source.tree:
         raise ConfigError(problems)
-    found, plugin_problems = _listed_plugins(source, file.parent)
-    if not plugin_problems:
+    names, found, plugin_problems = _listed_plugins(source, file.parent)
+    if names and not plugin_problems and all(isinstance(name, str) for name in names):
         plugin_problems = check_plugins(found)
     problems += plugin_problems
-    config, found_problems = _validate(source, found)
+    config, found_problems = _validate(source, found, complete=len(found) == len(names))
     problems += found_problems
     manager = PluginManager(found)
     if config is not None and not problems:
@@ -64,11 +64,11 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     return Configured(source, config, manager)
 
 
-def _listed_plugins(source: Source, folder: Path) -> tuple[list[FoundPlugin], list[Problem]]:
-    """The plugins under `plugins:` that could be found, and what is wrong with the others."""
+def _listed_plugins(source: Source, folder: Path) -> tuple[list[Any], list[FoundPlugin], list[Problem]]:
+    """What stands under `plugins:`, those plugins that could be found, and what is wrong with the others."""
     names = source.tree.get("plugins")
     if not isinstance(names, list):
-        return [], []  # the schema says so
+        return [], [], []  # the schema says so
     found: list[FoundPlugin] = []
     problems: list[Problem] = []
     for position, name in enumerate(names):
@@ -90,17 +90,18 @@ def _listed_plugins(source: Source, folder: Path) -> tuple[list[FoundPlugin], li
             message = f"the plugin '{name}' needs the package '{package}', which is not installed"
             problems.append(Problem(message, path, hints=(install_hint(plugin.name, package),)))
         found.append(plugin)
-    return found, problems
+    return names, found, problems
 
 
-def _validate(source: Source, found: Sequence[FoundPlugin]) -> tuple[RunConfig | None, list[Problem]]:
+def _validate(source: Source, found: Sequence[FoundPlugin], complete: bool) -> tuple[RunConfig | None, list[Problem]]:
     """The validated configuration, or None and what is wrong with it.
 
     A section or a type whose plugin is installed but not listed is a problem; what it holds is checked all the same.
+    Unless `found` is all that was listed (`complete`), one that nobody brings may belong to a plugin that is not there.
     """
     problems: list[Problem] = []
     types = [plugin.type for plugin in found]
-    unlisted = _unlisted_plugins(source.tree, found)
+    unlisted, ownerless = _not_brought(source.tree, found)
     for path, plugin in unlisted.items():
         message = f"this needs the plugin '{plugin.name}', which is not listed"
         problems.append(Problem(message, path, hints=(f"add '{plugin.name}' under plugins:",)))
@@ -108,9 +109,10 @@ def _validate(source: Source, found: Sequence[FoundPlugin]) -> tuple[RunConfig |
     problems += _unknown_readers(source.tree, types)
     model = compose(types)
     try:
-        return model.model_validate(source.tree), problems
+        config = model.model_validate(source.tree)
     except ValidationError as error:
-        return None, problems + explain_errors(error, source, model)
+        config, problems = None, problems + explain_errors(error, source, model)
+    return config, problems if complete else [problem for problem in problems if problem.path not in ownerless]
 
 
 def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> list[Problem]:
@@ -126,7 +128,8 @@ def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> 
             continue
         hints = unknown_name_hints(name, known)
         problems.append(Problem(f"no reader is called '{name}'", ("datasets", index, "type"), hints=hints))
-        its_keys = {key: (Any, None) for key in entry if key not in DatasetEntry.model_fields}
+        its_keys = {key: (Any, None) for key in entry if key.isidentifier() and not hasattr(DatasetEntry, key)}
+        its_keys = {key: kind for key, kind in its_keys.items() if key not in DatasetEntry.model_fields}
         stand_ins[name] = stand_ins.get(name, {}) | its_keys
     readers = {name: create_model("UnknownReader", __base__=Section, **keys) for name, keys in stand_ins.items()}
     if readers:
@@ -134,15 +137,18 @@ def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> 
     return problems
 
 
-def _unlisted_plugins(tree: Mapping[str, Any], found: Sequence[FoundPlugin]) -> dict[KeyPath, FoundPlugin]:
-    """The keys and type names of `tree` that belong to installed plugins which are not listed."""
+def _not_brought(
+    tree: Mapping[str, Any], found: Sequence[FoundPlugin]
+) -> tuple[dict[KeyPath, FoundPlugin], set[KeyPath]]:
+    """The keys and type names of `tree` that belong to installed plugins which are not listed, and those of nobody."""
     known = {plugin.name for plugin in found}
     strange = {path: key for path, key in _claimable(tree).items() if not any(_brings(p, path, key) for p in found)}
     if not strange:
-        return {}
+        return {}, set()
     installed = [plugin for plugin in find_installed()[0] if plugin.name not in known]
     owners = {path: [p for p in installed if _brings(p, path, key)] for path, key in strange.items()}
-    return {path: plugins[0] for path, plugins in owners.items() if plugins}
+    unlisted = {path: plugins[0] for path, plugins in owners.items() if plugins}
+    return unlisted, strange.keys() - unlisted.keys()
 
 
 def _claimable(tree: Mapping[str, Any]) -> dict[KeyPath, str]:
@@ -175,11 +181,12 @@ def _brings(plugin: FoundPlugin, path: KeyPath, key: str) -> bool:
 
 
 def _in_file_order(problems: Sequence[Problem], source: Source) -> list[Problem]:
-    """The first problem of each place, those of the command line last."""
+    """The first problem of each key, all of the plugins; those of the command line last."""
     placed = [problem.at(source.place(problem.path)) for problem in problems]
     kept: dict[tuple[Any, ...], Problem] = {}
     for problem in placed:
-        kept.setdefault((problem.path, problem.message) if not problem.path else (problem.path,), problem)
+        several = problem.path[:1] in ((), ("plugins",))
+        kept.setdefault((problem.path, problem.message if several else None), problem)
     main = str(source.file)
 
     def order(problem: Problem) -> tuple[bool, bool, Any]:

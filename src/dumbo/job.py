@@ -60,12 +60,9 @@ class TrainResult:
     steps: int
     """Optimizer steps done."""
     total_steps: int
-    """Optimizer steps planned."""
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the training was stopped before its end."""
-        return self.steps < self.total_steps
+    """Optimizer steps planned. A callback may have ended the training earlier, and well."""
+    interrupted: bool = False
+    """Whether the user stopped it."""
 
 
 class Trainer(Protocol):

@@ -32,13 +32,13 @@ def train(config_file: Path, overrides: Sequence[str], launch: Launch) -> Artifa
 def _train(configured: Configured, console: Console, launch: Launch) -> Artifact:
     config, plugins = configured.config, configured.plugins
     console.say(f"{configured.source.file}: {', '.join(plugin.name for plugin in plugins.found)}")
-    sources = read_sources(config, plugins)
-    with open_run(configured, console, launch, sources) as run:
+    with open_run(configured, console, launch) as run:
+        run.start(read_sources(config, plugins))
         model = run.load_model()
         tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
         model = run.fit_embeddings(model, tokenizer)
         model = plugins.fold(hooks.ModelPatcherPlugin, model, config)
-        datasets = build_datasets(sources, config, plugins, model, tokenizer, console)
+        datasets = build_datasets(run.sources, config, plugins, model, tokenizer, console)
         job = Job(
             config=config,
             model=model,

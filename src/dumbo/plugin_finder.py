@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
 from pathlib import Path
@@ -117,6 +118,8 @@ def _package(entry: EntryPoint) -> str:
 
 def _from_address(address: str, folder: Path) -> FoundPlugin:
     where, _, class_name = address.rpartition(":")
+    if not where.strip() or not class_name.strip():
+        _refuse(f"'{address}' names no class", "write './file.py:ClassName' or 'package.module:ClassName'")
     if where.endswith(".py") or where.startswith((".", "/", "~")):
         file = folder / Path(where).expanduser()
         if not file.is_file():
@@ -182,7 +185,7 @@ def _import(module: str, name: str) -> ModuleType:
             _refuse(f"there is no module '{missing}'", hint)
         message = f"the plugin '{name}' needs the package '{missing}', which is not installed"
         _refuse(message, install_hint(name, missing), cause=error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _refuse(f"the plugin '{name}' cannot be imported: {describe(error)}", cause=error)
 
 
@@ -197,24 +200,22 @@ def _import_file(file: Path, address: str) -> ModuleType:
     sys.modules[name] = module  # pickle and dataclasses look the module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         _refuse(f"the plugin '{address}' cannot be imported: {describe(error)}", cause=error)
     return module
 
 
-def describe(error: BaseException) -> str:
-    """An error in one line: type, text, and the line of the source that it came from."""
+def describe(error: BaseException, plugin: type[BasePlugin] | None = None) -> str:
+    """An error in one line: type, text, and where it came from: in the file of `plugin` if it passed through there."""
     text = " ".join(str(error).split()) or "no message"
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: {error.msg}"
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if "importlib" not in file and not file.startswith("<"):
-            place = f" ({Place(file, trace.tb_lineno)})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {text}{place}"
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    frames = [(file, line) for file, line in frames if "importlib" not in file and not file.startswith("<")]
+    own = getattr(sys.modules.get(plugin.__module__), "__file__", None) if plugin else None
+    places = [Place(*frame) for frame in frames if frame[0] == own] or [Place(*frame) for frame in frames]
+    return f"{type(error).__name__}: {text}" + (f" ({places[-1]})" if places else "")
 
 
 def _relative(name: str) -> str:

@@ -33,13 +33,14 @@ class PluginManager:
                 plugin.config, plugin.options = config, options_of(found.type, config)
                 plugin.seats = frozenset(spec.type for spec in INTERFACES if found in serving(spec, self.found))
                 self._instances[found.name] = plugin
-                self._call(found, "check", config)
+                with _blaming(found, "check"):
+                    plugin.check(config)
             except ConfigError as error:
                 problems += error.problems
             except DumboError as error:
                 problems.append(Problem(str(error), ("plugins", found.position)))
             except Exception as error:
-                message = f"plugin '{found.name}' cannot be made: {describe(error)}"
+                message = f"plugin '{found.name}' cannot be made: {describe(error, found.type)}"
                 problems.append(Problem(message, ("plugins", found.position)))
         return problems
 
@@ -57,14 +58,15 @@ class PluginManager:
         spec = _interface(interface)
         found = serving(spec, self.found)[0]
         section = self._watched_section(spec, found)
-        if section is not None:
-            section.start_reading()
+        if section is None:
+            return self._call(found, spec.hook, *arguments, **keywords)
+        earlier = section.start_reading()  # a trainer that is being watched may ask for its optimizer here
         result = self._call(found, spec.hook, *arguments, **keywords)
-        if section is not None:
-            charge = keys_in_charge(spec, self._instances[found.name].config, self.found)
-            problems = [unused(spec, found, name) for name in section.unread() if name in charge]
-            if problems:
-                raise ConfigError(problems)
+        charge = keys_in_charge(spec, self._instances[found.name].config, self.found)
+        problems = [unused(spec, found, name) for name in section.unread() if name in charge]
+        section.resume_reading(earlier)
+        if problems:
+            raise ConfigError(problems)
         return result
 
     def call_seat(self, interface: type[BasePlugin], *arguments: Any) -> Any:
@@ -84,36 +86,34 @@ class PluginManager:
             yield found.name, self._call(found, spec.hook, *arguments)
 
     def fold(self, interface: type[BasePlugin], value: Any, config: RunConfig) -> Any:
-        """Hand `value` from hook to hook. A hook that returns nothing is an error: the value would be lost."""
+        """Hand `value` from hook to hook."""
         spec = _interface(interface)
         for found in serving(spec, self.found):
             value = self._call(found, spec.hook, value, config)
-            if value is None:
-                raise PluginError(
-                    f"plugin '{found.name}': {spec.hook} returned None; it must return what the next gets"
-                )
         return value
 
     def call_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Any:
         """Call the hook of the plugin whose `table` (`readers`, `data_formats`, `train_formats`) has `name`."""
-        spec = _interface(interface)
-        found = next(plugin for plugin in serving(spec, self.found) if name in getattr(plugin.type, table))
-        return self._call(found, spec.hook, *arguments)
+        return self._call(self._provider(interface, table, name), _interface(interface).hook, *arguments)
 
     def iterate_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Iterator[Any]:
         """As `call_provider`, for a hook that yields: what it raises on the way is blamed on the plugin too."""
-        spec = _interface(interface)
-        found = next(plugin for plugin in serving(spec, self.found) if name in getattr(plugin.type, table))
-        with _blaming(found.name, spec.hook):
-            yield from getattr(self._instances[found.name], spec.hook)(*arguments)
+        found, hook = self._provider(interface, table, name), _interface(interface).hook
+        with _blaming(found, hook):
+            yield from getattr(self._instances[found.name], hook)(*arguments)
 
-    def guarded(self, interface: type[BasePlugin], function: Callable[[T], R], name: str) -> Callable[[T], R]:
-        """A function that a plugin returned for its type `name`; what it raises is blamed on that hook."""
-        hook = _interface(interface).hook
+    def guarded(
+        self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], R]
+    ) -> Callable[[T], R]:
+        """A function that `call_provider` returned; what it raises is blamed on the plugin that made it."""
+        found, what = self._provider(interface, table, name), f"what {_interface(interface).hook} returned"
 
         def call(item: T) -> R:
-            with _blaming(name, f"what {hook} returned"):
-                return function(item)
+            with _blaming(found, what):
+                result = function(item)
+            if result is None:
+                raise PluginError(f"plugin '{found.name}': {what} returned None for a row")
+            return result
 
         return call
 
@@ -121,9 +121,17 @@ class PluginManager:
         """The one plugin in a seat."""
         return self._instances[serving(_interface(interface), self.found)[0].name]
 
+    def _provider(self, interface: type[BasePlugin], table: str, name: str) -> FoundPlugin:
+        plugins = serving(_interface(interface), self.found)
+        return next(plugin for plugin in plugins if name in getattr(plugin.type, table))
+
     def _call(self, found: FoundPlugin, hook: str, *arguments: Any, **keywords: Any) -> Any:
-        with _blaming(found.name, hook):
-            return getattr(self._instances[found.name], hook)(*arguments, **keywords)
+        """The hook's result; no result is an error, as what was asked for would be left undone in silence."""
+        with _blaming(found, hook):
+            result = getattr(self._instances[found.name], hook)(*arguments, **keywords)
+        if result is None:
+            raise PluginError(f"plugin '{found.name}': {hook} returned None; see 'dumbo docs plugins' for what it must")
+        return result
 
     def _watched_section(self, spec: Interface, found: FoundPlugin) -> Any:
         """The section in the seat's charge, where the plugin has not declared what it reads of it."""
@@ -133,14 +141,14 @@ class PluginManager:
 
 
 @contextmanager
-def _blaming(name: str, hook: str) -> Iterator[None]:
+def _blaming(found: FoundPlugin, hook: str) -> Iterator[None]:
     """Turn what a plugin raises into an error that names it; errors that explain themselves pass."""
     try:
         yield
     except DumboError:
         raise
     except Exception as error:
-        raise PluginError(f"plugin '{name}' failed in {hook}: {describe(error)}") from error
+        raise PluginError(f"plugin '{found.name}' failed in {hook}: {describe(error, found.type)}") from error
 
 
 def options_of(plugin: type[BasePlugin], config: RunConfig) -> Any:

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from dumbo.data.build import Source
 from dumbo.errors import DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
-from dumbo.plugin_finder import describe
+from dumbo.plugin_finder import FoundPlugin, describe
 from dumbo.plugin_loader import LoadOptionsPlugin, LoggingPlugin, ModelLoaderPlugin, Services
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
 
@@ -31,10 +31,40 @@ class OpenRun:
 
     configured: Configured
     folder: Path
-    metrics: Metrics
-    say: Any
+    console: Console
+    launch: Launch
+    metrics: Metrics = field(default_factory=lambda: Metrics(()))
+    sources: Sequence[Source] = ()
+    """The rows that were read, as records."""
     has_trained: bool = False
     """Whether there may be something in the folder that is worth keeping."""
+
+    def start(self, sources: Sequence[Source]) -> None:
+        """The rows are fine: open the trackers, and get ready for models.
+
+        Raises:
+            DumboError: a tracker cannot be opened.
+        """
+        from dumbo.bridge.quiet import quieten_libraries
+
+        self.sources = sources
+        if self.launch.is_first:
+            self._open_trackers()
+        quieten_libraries()
+        _seed(self.configured.config.trainer.seed)
+
+    def _open_trackers(self) -> None:
+        tree = resolved_tree(self.configured.source)
+        write_run_file(self.folder, tree)
+        collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
+        for name, collector in self.configured.plugins.call_each(LoggingPlugin):
+            if not isinstance(collector, MetricsCollector):
+                kind = type(collector).__name__
+                raise PluginError(f"plugin '{name}': get_metrics_collector must return a MetricsCollector, not {kind}")
+            collectors.append((name, collector))
+        self.metrics = Metrics(collectors)
+        self.metrics.open(RunInfo(self.folder.name, self.folder, tree))
+        self.console.say(f"run folder {self.folder}")
 
     def load_model(self) -> PreTrainedModel:
         """The model, by the plugin in that seat, with what other plugins ask for in its loading."""
@@ -69,36 +99,48 @@ class OpenRun:
         except DumboError:
             raise
         except Exception as error:
-            files = {sys.modules[p.type.__module__].__file__: p.name for p in self.configured.plugins.found}
-            frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-            blamed = [files[file] for file in frames if file in files]
+            blamed = self._passed_through(error)
             if not blamed:
                 raise
-            raise PluginError(f"plugin '{blamed[-1]}' failed during {stage}: {describe(error)}") from error
+            names = " or ".join(f"'{plugin.name}'" for plugin in blamed)
+            raise PluginError(f"plugin {names} failed during {stage}: {describe(error, blamed[0].type)}") from error
+
+    def _passed_through(self, error: Exception) -> list[FoundPlugin]:
+        """The plugins in whose file the error was last; one where the call can be told to be its class's own."""
+        by_file: dict[str | None, list[FoundPlugin]] = {}
+        for plugin in self.configured.plugins.found:
+            by_file.setdefault(sys.modules[plugin.type.__module__].__file__, []).append(plugin)
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        codes = [code for code in reversed(codes) if code.co_filename in by_file]
+        for code in codes:
+            for plugin in by_file[code.co_filename]:
+                if code.co_qualname.split(".")[0] == plugin.type.__name__:
+                    return [plugin]
+        return by_file[codes[0].co_filename] if codes else []
 
     def fit_embeddings(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The model with a row for every token."""
         from dumbo.bridge.embeddings import fit_embeddings
 
-        return fit_embeddings(model, tokenizer, self.say)
+        return fit_embeddings(model, tokenizer, self.console.say)
 
 
 @contextmanager
-def open_run(configured: Configured, console: Console, launch: Launch, sources: Sequence[Source]) -> Iterator[OpenRun]:
-    """Claim the folder, open the trackers, bind the plugins; at the end close everything, however the run ended.
+def open_run(configured: Configured, console: Console, launch: Launch) -> Iterator[OpenRun]:
+    """Claim the folder and bind the plugins; at the end close everything, however the run ended.
 
     Raises:
-        DumboError: the folder or a tracker cannot be opened.
+        DumboError: the folder cannot be made or holds a run already.
     """
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
     folder = launch.decide(lambda: claim_folder(config.trainer.output_dir, configured.source.file))
-    run = OpenRun(configured, folder, Metrics(()), console.say)
+    run = OpenRun(configured, folder, console, launch)
     plugins.bind(
         Services(
             output_dir=folder,
             say=console.say,
-            records=lambda: (record for source in sources for record in source.records),
+            records=lambda: (record for source in run.sources for record in source.records),
             load_model=run.load_another_model,
             rank=launch.rank,
             world_size=launch.world_size,
@@ -106,12 +148,6 @@ def open_run(configured: Configured, console: Console, launch: Launch, sources: 
     )
     outcome = "failed"
     try:
-        from dumbo.bridge.quiet import quieten_libraries
-
-        if launch.is_first:
-            _open_metrics(run, console)
-        quieten_libraries()
-        _seed(config.trainer.seed)
         yield run
         outcome = "finished"
     except (Interrupted, KeyboardInterrupt) as error:
@@ -125,20 +161,6 @@ def open_run(configured: Configured, console: Console, launch: Launch, sources: 
         if launch.is_first:
             discard_folder(folder)
         launch.disconnect()
-
-
-def _open_metrics(run: OpenRun, console: Console) -> None:
-    tree = resolved_tree(run.configured.source)
-    write_run_file(run.folder, tree)
-    collectors: list[tuple[str, MetricsCollector]] = [("console", console), ("metrics.jsonl", MetricsFile())]
-    for name, collector in run.configured.plugins.call_each(LoggingPlugin):
-        if not isinstance(collector, MetricsCollector):
-            kind = type(collector).__name__
-            raise PluginError(f"plugin '{name}': get_metrics_collector must return a MetricsCollector, not {kind}")
-        collectors.append((name, collector))
-    run.metrics = Metrics(collectors)
-    run.metrics.open(RunInfo(run.folder.name, run.folder, tree))
-    console.say(f"run folder {run.folder}")
 
 
 def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from dumbo.config.source import Source
+from dumbo.config.yaml_tree import plain_scalar
 from dumbo.errors import ConfigError, KeyPath
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact
 
 _MARKS = ("metrics.jsonl", "model", "checkpoints")
 """What a run that began to train has in its folder."""
+_RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 
 
 def run_name(config_file: Path) -> str:
@@ -38,8 +41,8 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
-    except OSError as error:
-        message = f"the run's folder {folder} cannot be written to: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        message = f"the run's folder {folder} cannot be written to: {getattr(error, 'strerror', error)}"
         raise ConfigError.at("trainer.output_dir", message, "name a folder that you may write to") from error
     return folder
 
@@ -81,19 +84,31 @@ def yaml_text(tree: Mapping[str, Any]) -> str:
 
 
 def _dumper() -> Any:
-    """PyYAML writes YAML 1.1, where `1e-05` is a text: numbers are written so that 1.2 and 1.1 agree."""
+    """PyYAML writes YAML 1.1, where `1e-05` is a text: values are written so that 1.2 and 1.1 agree."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        pass
+        def ignore_aliases(self, data: Any) -> bool:
+            """A list that stands in two places is written twice."""
+            return True
 
     def represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
         text = repr(value)
+        if not math.isfinite(value):
+            text = text.replace("inf", ".inf").replace("nan", ".nan")
         if "e" in text and "." not in text.partition("e")[0]:
             text = text.replace("e", ".0e")
         return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
+    def represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        # PyYAML puts quotes around what is a number in 1.1; a revision such as 12e4567 is one in 1.2 only.
+        style = None if isinstance(plain_scalar(value), str) else "'"
+        if _RARE_LINE_ENDS.intersection(value):
+            style = '"'  # in the others PyYAML writes these as they are, and reads them as a line end
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
     Dumper.add_representer(float, represent_float)
+    Dumper.add_representer(str, represent_text)
     return Dumper
 
 

@@ -42,7 +42,8 @@ class StopOnInterrupt(TrainerCallback):
 
     def __init__(self) -> None:
         """No signal is caught before the training begins."""
-        self._asked = False
+        self.asked = False
+        """Whether the training ends, or ended, because the user asked for it."""
         self._previous: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -51,14 +52,19 @@ class StopOnInterrupt(TrainerCallback):
             self._previous = signal.signal(signal.SIGINT, self._note)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop if any rank was asked to."""
-        asked = self._asked
+        """Stop if any rank was asked to, without the evaluation or checkpoint that may be due."""
         if args.world_size > 1:
-            flag = torch.tensor(int(asked), device=args.device)
+            flag = torch.tensor(int(self.asked), device=args.device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-            asked = bool(flag.item())
-        if asked:
+            self.asked = bool(flag.item())
+        if self.asked:
             control.should_training_stop = True
+            control.should_evaluate = control.should_save = False
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The end of a stopped epoch is not a time to evaluate either."""
+        if self.asked:
+            control.should_evaluate = control.should_save = False
 
     def restore(self) -> None:
         """Give the signal back to whoever had it."""
@@ -67,5 +73,5 @@ class StopOnInterrupt(TrainerCallback):
             self._previous = None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self.asked = True
         self.restore()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dumbo.config.arguments import TrainerArguments
 from dumbo.config.explain import unknown_name_hints
@@ -34,7 +34,37 @@ def _unknown(key: str, name: str, known: list[str]) -> Iterator[Problem]:
         yield Problem(f"'{name}' is not known", ("trainer", "arguments", key), hints=unknown_name_hints(name, known))
 
 
-def unused_by_optimizer(ours: TrainerArguments, theirs: TrainingArguments, model: Any) -> Iterator[Problem]:
+def optimizer_problems(ours: TrainerArguments, theirs: TrainingArguments, model: Any) -> Iterator[Problem]:
+    """What is wrong with the optimizer that the arguments name, found by asking Transformers how it would make it."""
+    from transformers import Trainer
+
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(theirs, model)
+    except (ImportError, ValueError, TypeError) as error:
+        yield Problem(f"cannot be made here: {error}", ("trainer", "arguments", "optim"))
+        return
+    yield from _unused_by_optimizer(ours, theirs, model)
+
+
+def schedule_problems(theirs: TrainingArguments, total_steps: int) -> Iterator[Problem]:
+    """What is wrong with the schedule that the arguments name, found by making one for a parameter of no use."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=theirs.learning_rate)
+    try:
+        get_scheduler(
+            theirs.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=theirs.get_warmup_steps(total_steps),
+            num_training_steps=total_steps,
+            scheduler_specific_kwargs=cast("Any", theirs.lr_scheduler_kwargs),
+        )
+    except (ValueError, TypeError) as error:
+        yield Problem(f"the schedule cannot be made: {error}", ("trainer", "arguments", "lr_scheduler_kwargs"))
+
+
+def _unused_by_optimizer(ours: TrainerArguments, theirs: TrainingArguments, model: Any) -> Iterator[Problem]:
     """Arguments that the user wrote and the chosen optimizer does not take: found by leaving each of them out."""
     from transformers import Trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,19 +87,29 @@ class DumboTrainer(Trainer):
             raise Interrupted(message) from None
         finally:
             self._stop.restore()
-        return TrainResult(self.state.global_step, self.state.max_steps)
+        steps, total = self.state.global_step, self.state.max_steps
+        return TrainResult(steps, total, interrupted=self._stop.asked and steps < total)
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer on the first rank, under a temporary name until they are whole."""
-        model = self.accelerator.unwrap_model(self.model)
-        if self._use_cache is not None:
-            model.config.use_cache = self._use_cache  # the Trainer switched it off for training
         if self.args.should_save:
             partial = folder.with_name(f"{folder.name}.partial")
-            model.save_pretrained(partial)
+            shutil.rmtree(partial, ignore_errors=True)
+            model = self.accelerator.unwrap_model(self.model)
+            with _config_value(model, "use_cache", self._use_cache):  # the Trainer switched it off for training
+                model.save_pretrained(partial)
             self._job.tokenizer.save_pretrained(partial)
             partial.rename(folder)
         self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the model as it is after this step, and remove the oldest checkpoints over the limit."""
+        folder = self._job.output_dir / "checkpoints"
+        self.save(folder / f"step-{self.state.global_step:06}")
+        limit = self.args.save_total_limit
+        if limit is not None and self.args.should_save:
+            for old in sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[:-limit]:
+                shutil.rmtree(old)
 
     def get_train_dataloader(self) -> PlannedLoader:
         """The training batches of this rank."""
@@ -217,6 +228,20 @@ class DumboTrainer(Trainer):
             self._tokens_logged, self._logged_at = self._tokens_seen, now
         if metrics:
             self._job.metrics.log(metrics, self.state.global_step)
+
+
+@contextlib.contextmanager
+def _config_value(model: Any, name: str, value: Any) -> Iterator[None]:
+    """The model's configuration with another value for a while; without it where the value is None."""
+    if value is None:
+        yield
+        return
+    before = getattr(model.config, name)
+    setattr(model.config, name, value)
+    try:
+        yield
+    finally:
+        setattr(model.config, name, before)
 
 
 _FINAL = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"})

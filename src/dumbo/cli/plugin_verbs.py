@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from dumbo.errors import DumboError, PluginError
 from dumbo.plugin_finder import describe, find_installed
-from dumbo.plugin_loader import CommandPlugin
 
 
 def run_plugin_verb(verb: str, arguments: Sequence[str], core_verbs: Sequence[str]) -> int:
@@ -16,17 +16,17 @@ def run_plugin_verb(verb: str, arguments: Sequence[str], core_verbs: Sequence[st
     Raises:
         DumboError: nobody brings it, or it fails.
     """
-    brought: dict[str, type[CommandPlugin]] = {}
+    brought: dict[str, Any] = {}
     for found in find_installed()[0]:
-        if issubclass(found.type, CommandPlugin):
-            brought |= dict.fromkeys(found.type.commands, found.type)
+        if callable(getattr(found.type, "run_command", None)):
+            brought |= dict.fromkeys(getattr(found.type, "commands", ()), found.type)
     if verb not in brought:
         known = [*core_verbs, *brought]
         near = difflib.get_close_matches(verb, known, n=1)
         hint = f"did you mean 'dumbo {near[0]}'?" if near else f"verbs are: {', '.join(known)}"
         raise DumboError(f"'{verb}' is neither a verb nor a configuration file\n    {hint}")
     try:
-        return brought[verb]().run_command(verb, arguments)
+        return int(brought[verb]().run_command(verb, arguments))
     except DumboError:
         raise
     except Exception as error:

@@ -28,7 +28,7 @@ class TrainerArguments(Section):
     num_train_epochs: PositiveFloat = 3.0
     """Passes over the training rows; `max_steps` goes before it."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps, whatever the number of epochs."""
+    """Optimizer steps, whatever `num_train_epochs` says."""
 
     # Optimizer
     optim: str = "adamw_torch_fused"
@@ -96,13 +96,11 @@ class TrainerArguments(Section):
     eval_on_start: bool = False
     """Evaluate once before the first step."""
     save_strategy: Literal["no", "steps", "epoch"] = "no"
-    """When to write a checkpoint; the model at the end is always written."""
+    """When to write the model as it is then into `checkpoints/step-N`; the model at the end is always written."""
     save_steps: PositiveInt = 500
     """Write a checkpoint every so many optimizer steps (`save_strategy: steps`)."""
     save_total_limit: PositiveInt | None = None
     """Keep this many checkpoints and remove older ones."""
-    save_only_model: bool = False
-    """Leave optimizer and schedule out of checkpoints."""
 
     # Feeding the device
     dataloader_num_workers: NotNegativeInt = 0

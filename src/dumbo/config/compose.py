@@ -36,14 +36,22 @@ def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
             for p in plugins
             if p.section and p.section.startswith(f"{root}.")
         }
-        extended = create_model(base.__name__, __base__=base, __doc__=base.__doc__, **_section_fields(sections))
+        extended = _extended(base.__name__, base, base.__doc__, _section_fields(sections))
         fields[root] = _section_field(extended, RunConfig.model_fields[root].description)
     entry: Any = _entry_type(plugins)
     fields["datasets"] = (
         Annotated[tuple[entry, ...], Strict(False), Field(min_length=1)],
         Field(description=RunConfig.model_fields["datasets"].description),
     )
-    return create_model("RunConfig", __base__=RunConfig, __doc__=RunConfig.__doc__, **fields)
+    composed: type[RunConfig] = _extended("RunConfig", RunConfig, RunConfig.__doc__, fields)
+    return composed
+
+
+def _extended(name: str, base: Any, doc: str | None, fields: Mapping[str, Any]) -> Any:
+    """A subclass of `base` (a class, or several) with more fields."""
+    # Docstrings are looked for in the class's source: it has none, and looking takes 7 ms.
+    no_source: Any = {"use_attribute_docstrings": False}
+    return create_model(name, __base__=base, __doc__=doc, __cls_kwargs__=no_source, **fields)
 
 
 def _section_fields(sections: Mapping[str, type[Section]]) -> dict[str, Any]:
@@ -62,13 +70,11 @@ def _entry_type(plugins: Sequence[type[BasePlugin]]) -> Any:
     train_format = _choice(FormatOptions, _table(plugins, "train_formats"), "train format")
     entries: dict[str, type[Section]] = {}
     for name, options in _table(plugins, "readers").items():
-        entries[name] = create_model(
-            f"DatasetEntry_{name}",
-            __base__=(options, DatasetEntry),
-            __doc__=DatasetEntry.__doc__,
-            data_format=(data_format, Field(description=DatasetEntry.model_fields["data_format"].description)),
-            train_format=(train_format, Field(description=DatasetEntry.model_fields["train_format"].description)),
-        )
+        fields = {
+            "data_format": (data_format, Field(description=DatasetEntry.model_fields["data_format"].description)),
+            "train_format": (train_format, Field(description=DatasetEntry.model_fields["train_format"].description)),
+        }
+        entries[name] = _extended(f"DatasetEntry_{name}", (options, DatasetEntry), DatasetEntry.__doc__, fields)
     return _choice(DatasetEntry, entries, "reader")
 
 
@@ -84,10 +90,10 @@ def _choice(base: type[Section], options: Mapping[str, type[Section]], what: str
         value = {"type": value} if isinstance(value, str) else value
         if not isinstance(value, dict):
             raise PydanticCustomError("choice_form", "expected a mapping with 'type'", {"what": what})
-        if not isinstance(value.get("type"), str):
+        if value.get("type") is None:
             raise PydanticCustomError("choice_missing", "no type", {"what": what, "known": list(options)})
-        if value["type"] not in options:
-            known = {"what": what, "type": value["type"], "known": list(options)}
+        if not isinstance(value["type"], str) or value["type"] not in options:
+            known = {"what": what, "type": str(value["type"]), "known": list(options)}
             raise PydanticCustomError("choice_unknown", "unknown type", known)
         return value
 
@@ -100,4 +106,5 @@ def _choice(base: type[Section], options: Mapping[str, type[Section]], what: str
 
 def _with_type(name: str, model: type[Section], description: str | None) -> type[Section]:
     field: Any = (Literal[name], Field(description=description))
-    return create_model(f"{model.__name__}_{name}", __base__=model, __doc__=model.__doc__, type=field)
+    typed: type[Section] = _extended(f"{model.__name__}_{name}", model, model.__doc__, {"type": field})
+    return typed

@@ -82,7 +82,7 @@ def _expected_got(details: ErrorDetails, path: KeyPath, source: Source, model: t
     field = parent.model_fields.get(str(path[-1])) if parent and path else None
     if field is not None:
         return f"expected {type_words(field)}, got {value_words(value)}"
-    message = details["msg"].replace("Input should be", "expected").replace("valid ", "")
+    message = details["msg"].replace("Input should be", "expected").replace("valid string", "text")
     return f"{message}, got {value_words(value)}"
 
 
@@ -93,7 +93,7 @@ def _near_value(path: KeyPath, source: Source, model: type[RunConfig], details: 
     near = difflib.get_close_matches(str(value), names, n=1)
     if near:
         return (f"did you mean '{near[0]}'?",)
-    if isinstance(value, str) and details["type"] in ("int_type", "float_type"):
+    if isinstance(value, str) and len(value) < 60 and details["type"] in ("int_type", "float_type"):
         try:
             float(value)
         except ValueError:

@@ -102,7 +102,7 @@ class TrainerSection(Section):
     """Batch sizes, optimizer, schedule, precision, logging: the names of Transformers' `TrainingArguments`."""
     data: DataSection = Field(default_factory=DataSection)
     """Options of all datasets together."""
-    output_dir: str | None = None
+    output_dir: Annotated[str, Field(min_length=1)] | None = None
     """The run's folder; by default `runs/<config>-<time>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of everything random: held-out rows, order, dropout, new embedding rows."""

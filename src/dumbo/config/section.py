@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+
+
+def _takes_tuple(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return any(_takes_tuple(part) for part in get_args(annotation))
+    return get_origin(annotation) is tuple
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 class Section(BaseModel):
@@ -27,9 +38,12 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_means_defaults(cls, value: Any) -> Any:
-        """`liger:` with nothing behind it is the section with its defaults."""
-        return {} if value is None else value
+    def _as_yaml_writes_it(cls, value: Any) -> Any:
+        """`liger:` with nothing behind it is the section with its defaults; a list is what a tuple is written as."""
+        if not isinstance(value, dict):
+            return {} if value is None else value
+        tuples = {name for name, field in cls.model_fields.items() if _takes_tuple(field.annotation)}
+        return {key: _frozen(item) if key in tuples else item for key, item in value.items()}
 
     def __getattribute__(self, name: str) -> Any:
         """Note which options were read, so that one that nobody read can be an error."""
@@ -40,9 +54,16 @@ class Section(BaseModel):
                 private["_read"].add(name)
         return value
 
-    def start_reading(self) -> None:
-        """Forget what was read so far."""
+    def start_reading(self) -> frozenset[str]:
+        """Forget what was read so far; it is returned."""
+        earlier = frozenset(self._read)
         self._read.clear()
+        return earlier
+
+    def resume_reading(self, earlier: frozenset[str]) -> None:
+        """What was read before `start_reading` counts again, and nothing since."""
+        self._read.clear()
+        self._read.update(earlier)
 
     def unread(self) -> tuple[str, ...]:
         """The options that the user wrote and nobody read since `start_reading`, in their order."""

@@ -39,12 +39,14 @@ class Source:
 def load_source(file: Path, overrides: Sequence[str] = ()) -> Source:
     """Read `file` and apply `overrides` (`trainer.arguments.learning_rate=3e-4`).
 
-    Nothing is raised: what is wrong is in the result's `problems`, and the tree holds what could be read.
+    Nothing is raised: what is wrong is in the result's `problems`, and the tree holds what could be read; nothing, if
+    the file or one that it extends could not.
     """
     source = Source(file)
     tree = _load_file(file, (), source.problems)
-    if isinstance(tree.value, dict):
-        source.tree, source.places = tree.value, tree.places
+    if not isinstance(tree.value, dict):
+        return source
+    source.tree, source.places = tree.value, tree.places
     for override in overrides:
         _apply_override(override, source, tree)
     source.tree = _fill_environment(source.tree, (), source, tree, os.environ)
@@ -105,8 +107,9 @@ def _extend(tree: Tree, file: Path, chain: tuple[Path, ...], problems: list[Prob
     merged = Tree({})
     for name in names:
         base = _load_file(file.parent / name, (*chain, file.resolve()), problems, place)
-        if isinstance(base.value, dict):
-            _merge(merged, base, ())
+        if not isinstance(base.value, dict):
+            return Tree()  # what that file would say is not missing
+        _merge(merged, base, ())
     _merge(merged, tree, ())
     merged.places[()] = tree.places[()]
     return merged
@@ -195,5 +198,7 @@ def _fill_environment(value: Any, path: KeyPath, source: Source, tree: Tree, env
         if name not in environment:
             message = f"the environment variable '{name}' is not set"
             source.problems.append(Problem(message, path, source.place(path), (f"export {name}=...",)))
+    if "${env:" in _ENVIRONMENT.sub("", value):
+        source.problems.append(Problem("'${env:' has no end", path, source.place(path), ("write ${env:NAME}",)))
     filled = _ENVIRONMENT.sub(lambda match: environment.get(match[1], ""), value)
     return plain_scalar(filled) if path in tree.unquoted and _ENVIRONMENT.fullmatch(value) else filled

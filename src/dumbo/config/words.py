@@ -67,7 +67,7 @@ def _words(annotation: Any, bounds: str = "") -> str:
         return "a mapping"
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     words = plain.get(annotation, "a value")
-    return f"{words} {bounds}" if bounds and words in ("a whole number", "a number") else words
+    return f"{words} {bounds}" if bounds and words in ("a whole number", "a number", "a text") else words
 
 
 def _bounds(metadata: list[Any] | tuple[Any, ...]) -> str:
@@ -79,6 +79,8 @@ def _bound_words(metadata: list[Any] | tuple[Any, ...]) -> Iterator[str]:
     for item in metadata:
         if isinstance(item, FieldInfo):
             yield from _bound_words(item.metadata)
+        if getattr(item, "min_length", None):
+            yield "that is not empty"
         for attribute, words in names.items():
             bound = getattr(item, attribute, None)
             if bound is not None:

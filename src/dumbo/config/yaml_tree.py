@@ -20,6 +20,8 @@ _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)")
 _NAN = re.compile(r"\.(nan|NaN|NAN)")
+_MOST_DIGITS = 300
+"""Of a whole number: a float64 has 309, and Python refuses to read more than 4300."""
 
 
 def plain_scalar(text: str) -> Any:
@@ -29,7 +31,7 @@ def plain_scalar(text: str) -> Any:
     if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
         return text.lower() == "true"
     if _DECIMAL.fullmatch(text):
-        return int(text)
+        return int(text) if len(text) <= _MOST_DIGITS else text
     if _BASED.fullmatch(text):
         return int(text, 0)
     if _FLOAT.fullmatch(text):
@@ -55,17 +57,36 @@ def parse_yaml(text: str, file: str) -> Tree:
     """Parse `text`, naming `file` in places. Mistakes are collected in the tree's `problems`, never raised."""
     tree = Tree(places={(): Place(file, 1, 1)})
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
+        if node is not None:
+            tree.value = _Builder(tree, file).build(node, ())
     except yaml.MarkedYAMLError as error:
         tree.problems.append(_syntax_problem(error, text, file))
-        return tree
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         tree.problems.append(Problem("not a text file: it holds control characters", place=Place(file, line)))
-        return tree
-    if node is not None:
-        tree.value = _Builder(tree, file).build(node, ())
+    except RecursionError:
+        return Tree(places=tree.places, problems=[Problem("nested too deeply", place=Place(file))])
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes whose `tag` is what stands in the text, and empty where nothing does."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if node is not None and not isinstance(event, yaml.AliasEvent):
+            node.tag = event.tag or ""
+        return node
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
 
 
 class _Builder:
@@ -78,8 +99,9 @@ class _Builder:
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.tree.places.setdefault(path, self.place(node))
+        self.refuse_tag(node, path)
         if any(node is parent for parent in self.open_nodes):
-            self.problem("this alias (*) contains itself", path, node)
+            self.tree.problems.append(Problem("this alias (*) contains itself", path, self.tree.places[path]))
             return None
         self.open_nodes.append(node)
         try:
@@ -91,9 +113,12 @@ class _Builder:
         finally:
             self.open_nodes.pop()
 
+    def refuse_tag(self, node: yaml.Node, path: KeyPath) -> None:
+        if node.tag:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self.problem(f"the tag {tag} is not understood", path, node, "leave it out; quotes make a text of a number")
+
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        if node.tag.startswith("!") or (node.tag.startswith("tag:") and not node.tag.startswith("tag:yaml.org,2002:")):
-            self.problem(f"the tag {node.tag} is not understood", path, node, "write the value without the tag")
         if node.style is not None:
             return node.value
         value = plain_scalar(node.value)
@@ -105,8 +130,9 @@ class _Builder:
         values: dict[str, Any] = {}
         first_seen: dict[str, Place] = {}
         for key_node, value_node in self.own_items_last(node, path):
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str) or not key:
+            self.refuse_tag(key_node, path)
+            key = _name(key_node)
+            if not key:
                 self.problem("a key must be a word", path, key_node)
                 continue
             place = self.place(key_node)
@@ -126,7 +152,7 @@ class _Builder:
     def own_items_last(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[yaml.Node, yaml.Node]]:
         """The mapping's items, those merged in by `<<: *base` first and only where the mapping has no such key."""
         own = [item for item in node.value if not _is_merge(item[0])]
-        own_keys = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
+        known = {_name(key) for key, _ in own} - {None}
         for key, value in node.value:
             if not _is_merge(key):
                 continue
@@ -135,8 +161,13 @@ class _Builder:
                 if not isinstance(base, yaml.MappingNode):
                     self.problem("'<<' takes a mapping", path, value, "write '<<: *name' of an anchored mapping")
                     continue
-                merged = [item for item in base.value if item[0].value not in own_keys]
-                own_keys |= {item[0].value for item in merged}
+                if any(base is parent for parent in self.open_nodes):
+                    self.problem("this alias (*) contains itself", path, key)
+                    continue
+                self.open_nodes.append(base)
+                merged = [item for item in self.own_items_last(base, path) if _name(item[0]) not in known]
+                self.open_nodes.pop()
+                known |= {_name(item[0]) for item in merged} - {None}
                 yield from merged
         yield from own
 
@@ -145,6 +176,11 @@ class _Builder:
 
     def problem(self, message: str, path: KeyPath, node: yaml.Node, *hints: str) -> None:
         self.tree.problems.append(Problem(message, path, self.place(node), hints))
+
+
+def _name(key: yaml.Node) -> str | None:
+    """The key's text; None for a key that is a list or a mapping."""
+    return str(key.value) if isinstance(key, yaml.ScalarNode) else None
 
 
 def _is_merge(key: yaml.Node) -> bool:
@@ -165,9 +201,16 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
             return Problem(
                 "indented with a tab", place=Place(file, number + 1, 1), hints=("YAML is indented with spaces",)
             )
+    if "'\\t'" in str(error.problem):
+        return Problem("a tab stands where a space belongs", place=place, hints=("write a space",))
     hints = [f"the line is: {line.strip()}"] if line.strip() else []
     if "mapping values are not allowed" in str(error.problem):
         hints.append("a text that contains ': ' needs quotes, and a key needs the same indentation as its neighbours")
     if "could not find expected ':'" in str(error.problem):
         hints.append("every line of a mapping is written 'key: value'")
-    return Problem(f"not valid YAML: {error.problem}", place=place, hints=tuple(hints))
+    what = str(error.problem)
+    if what == "but found another document":
+        what, hints = "a second document begins here", ["a run is one document: remove the line '---'"]
+    elif what == "second occurrence":
+        what = str(error.context).partition(";")[0]
+    return Problem(f"not valid YAML: {what}", place=place, hints=tuple(hints))

@@ -16,7 +16,7 @@ def next_token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smooth
     (1 - s) * one_hot + s / V (Szegedy et al. 2016, arXiv 1512.00567, section 7). Positions labelled -100 do not count.
 
     Args:
-        logits_BTV: [sequences, tokens, vocabulary], any float type; the sum is taken in float32.
+        logits_BTV: [sequences, tokens, vocabulary], any float type; 16 bits are raised to float32 for the sum.
         labels_BT: [sequences, tokens], token ids or -100.
         label_smoothing: s, from 0 to below 1.
 
@@ -25,8 +25,9 @@ def next_token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smooth
     """
     targets_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
     supervised_BT = targets_BT != IGNORED
+    precision = torch.promote_types(logits_BTV.dtype, torch.float32)
     # Only supervised rows are copied and cast: prompts and padding cost no float32 logits.
-    logits_NV, targets_N = logits_BTV[supervised_BT].float(), targets_BT[supervised_BT]
+    logits_NV, targets_N = logits_BTV[supervised_BT].to(precision), targets_BT[supervised_BT]
     return F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=label_smoothing)
 
 

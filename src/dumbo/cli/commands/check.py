@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 ROWS = 100
 """Rows of every source that `--rows` reads."""
@@ -26,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
     if options.rows:
         from dumbo.data.build import read_sources
         from dumbo.errors import ConfigError
+        from dumbo.plugin_loader import Services
 
+        checked.plugins.bind(Services(output_dir=Path(), say=print, records=tuple, load_model=_no_model))
         try:
             sources = read_sources(checked.config, checked.plugins, limit=ROWS)
         except ConfigError as error:
@@ -35,3 +38,9 @@ def run(options: argparse.Namespace) -> int:
             dropped = f", {len(source.bad_rows)} bad ones dropped" if source.bad_rows else ""
             print(f"  {source.label}: {len(source.records)} rows read{dropped}")
     return 0
+
+
+def _no_model(name: str) -> NoReturn:
+    from dumbo.errors import RunError
+
+    raise RunError(f"'check' loads no model, and a plugin asks for '{name}' while rows are read")

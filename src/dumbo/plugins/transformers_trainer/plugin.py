@@ -53,8 +53,6 @@ def _without_effect(config: RunConfig) -> Iterator[Problem]:
         ("per_device_eval_batch_size", evaluates, "no rows are held out; set trainer.data.val_set_size"),
         ("save_steps", saves == "steps", "it needs save_strategy: steps"),
         ("save_total_limit", saves != "no", "it needs a save_strategy"),
-        ("save_only_model", saves != "no", "it needs a save_strategy"),
-        ("num_train_epochs", arguments.max_steps is None, "max_steps is given; write one of them"),
         ("warmup_steps", arguments.lr_scheduler_type != "constant", "use lr_scheduler_type: constant_with_warmup"),
         ("gradient_checkpointing_kwargs", checkpointing, "it needs gradient_checkpointing: true"),
         ("dataloader_persistent_workers", arguments.dataloader_num_workers > 0, "it needs dataloader_num_workers"),

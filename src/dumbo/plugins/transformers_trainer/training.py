@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from dumbo.bridge.optimizers import unused_by_optimizer
+from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments
-from dumbo.errors import ConfigError, RunError
+from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
 
@@ -44,13 +44,16 @@ def build(job: Job, services: Services) -> TransformersRun:
         theirs = training_arguments(job.config, job.output_dir, services.world_size, job.eval_dataset is not None)
     except (ValueError, ImportError, RuntimeError) as error:
         raise RunError(f"trainer.arguments cannot be used on this machine: {error}") from error
+    problems: list[Problem] = []
+    if ours.fp16 and theirs.device.type == "cpu":
+        message = "float16 needs a GPU, and this run is on the CPU"
+        problems.append(Problem(message, ("trainer", "arguments", "fp16"), hints=("bf16: true works on a CPU",)))
     if job.build_optimizer is None:
-        try:
-            problems = list(unused_by_optimizer(ours, theirs, job.model))
-        except (ValueError, ImportError) as error:
-            raise RunError(f"the optimizer '{ours.optim}' cannot be made here: {error}") from error
-        if problems:
-            raise ConfigError(problems)
+        problems += optimizer_problems(ours, theirs, job.model)
+    if job.build_scheduler is None:
+        problems += schedule_problems(theirs, total_steps=max(theirs.max_steps, 1))
+    if problems:
+        raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
     _say_what_was_chosen(job.model, theirs, services)
     return TransformersRun(trainer)
