@@ -17,7 +17,14 @@ from dumbo.config.section import Section
 from dumbo.config.source import Source, load_source
 from dumbo.errors import ConfigError, KeyPath, Problem
 from dumbo.launch import Launch
-from dumbo.plugin_finder import FoundPlugin, find_installed, find_plugin, install_hint, missing_packages
+from dumbo.plugin_finder import (
+    FoundPlugin,
+    brought_plugins,
+    find_installed,
+    find_plugin,
+    install_hint,
+    missing_packages,
+)
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
 from dumbo.plugin_rules import check_consumers, check_plugins
@@ -71,12 +78,13 @@ def _listed_plugins(source: Source, folder: Path) -> tuple[list[Any], list[Found
         return [], [], []  # the schema says so
     found: list[FoundPlugin] = []
     problems: list[Problem] = []
+    brought = brought_plugins()
     for position, name in enumerate(names):
         if not isinstance(name, str):
             continue
         path: KeyPath = ("plugins", position)
         try:
-            plugin = replace(find_plugin(name, folder), position=position)
+            plugin = replace(find_plugin(name, folder, brought), position=position)
         except ConfigError as error:
             problems += [replace(problem, path=path) for problem in error.problems]
             continue

@@ -10,7 +10,7 @@ import inspect
 import sys
 import traceback
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
+from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError, entry_points, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -42,18 +42,20 @@ def shipped_names() -> tuple[str, ...]:
 
 def installed_names() -> tuple[str, ...]:
     """Shipped plugins, then those of other packages; nothing is imported."""
-    return (*shipped_names(), *sorted(entry.name for entry in entry_points(group=GROUP)))
+    return (*shipped_names(), *sorted(brought_plugins().names))
 
 
-def find_plugin(name: str, folder: Path) -> FoundPlugin:
+def find_plugin(name: str, folder: Path, brought: EntryPoints | None = None) -> FoundPlugin:
     """The plugin called `name` in a configuration that lies in `folder`.
+
+    `brought` is `brought_plugins()`, for a caller that looks for many: finding them takes 14 ms.
 
     Raises:
         ConfigError: with one problem without a place, saying what to write.
     """
     if ":" in name:
         return _from_address(name, folder)
-    entries = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    entries = list((brought_plugins() if brought is None else brought).select(name=name))
     if name in shipped_names():
         if entries:
             _refuse(f"the package {_package(entries[0])} brings a plugin of the same name as dumbo's own '{name}'")
@@ -74,13 +76,19 @@ def _unknown(name: str) -> ConfigError:
     return ConfigError([Problem(f"no plugin is called '{name}'", hints=tuple(hints))])
 
 
+def brought_plugins() -> EntryPoints:
+    """The entry points of other packages' plugins; nothing is imported."""
+    return entry_points(group=GROUP)
+
+
 def find_installed() -> tuple[list[FoundPlugin], list[Problem]]:
     """Every installed plugin that can be imported, and a problem for each that cannot."""
     found: list[FoundPlugin] = []
     problems: list[Problem] = []
-    for name in installed_names():
+    brought = brought_plugins()
+    for name in (*shipped_names(), *sorted(brought.names)):
         try:
-            found.append(find_plugin(name, Path()))
+            found.append(find_plugin(name, Path(), brought))
         except ConfigError as error:
             problems += error.problems
     return found, problems
@@ -190,9 +198,14 @@ def _import(module: str, name: str) -> ModuleType:
 
 
 def _import_file(file: Path, address: str) -> ModuleType:
-    """Import a file under a name of its own, so that two files of one name do not meet."""
-    digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    """Import a file, once, under a name of its own, so that two files of one name do not meet."""
+    try:
+        digest = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:8]
+    except OSError as error:
+        _refuse(f"{file} cannot be read: {error.strerror}", cause=error)
     name = f"dumbo_plugin_{file.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         _refuse(f"{file} is not a Python file")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from dumbo.config.compose import ROOTS, is_free_section
 from dumbo.config.schema import RunConfig
 from dumbo.errors import Problem, key_path
 from dumbo.plugin_finder import FoundPlugin, find_installed
@@ -57,7 +58,7 @@ def check_plugins(found: Sequence[FoundPlugin]) -> list[Problem]:
     """Everything that is wrong with this set of plugins as such, before any of them is made."""
     problems: list[Problem] = []
     for plugin in found:
-        problems += _check_class(plugin, found)
+        problems += [*_check_class(plugin, found), *_check_section(plugin, found)]
     for interface in INTERFACES:
         problems += _check_seat(interface, found)
     for table, what in (("readers", "reader"), ("data_formats", "data format"), ("train_formats", "train format")):
@@ -68,6 +69,20 @@ def check_plugins(found: Sequence[FoundPlugin]) -> list[Problem]:
                     message = f"the plugins '{owners[name]}' and '{plugin.name}' both bring a {what} called '{name}'"
                     problems.append(Problem(message, ("plugins", plugin.position), hints=("list one of them",)))
     return problems
+
+
+def _check_section(plugin: FoundPlugin, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    """A plugin's section must be a new key of one of the sections that are open to plugins, and its own."""
+    section, path = plugin.type.section, ("plugins", plugin.position)
+    if section is None:
+        return
+    if not is_free_section(section):
+        hint = f"a section is {', '.join(f'{root}.NAME' for root, _ in ROOTS)}, with a NAME that dumbo does not use"
+        yield Problem(f"plugin '{plugin.name}' cannot have the section '{section}'", path, hints=(hint,))
+    for other in found:
+        if other.type.section == section and other.position < plugin.position:
+            message = f"the plugins '{other.name}' and '{plugin.name}' both have the section '{section}'"
+            yield Problem(message, path, hints=("list one of them",))
 
 
 def _check_class(plugin: FoundPlugin, found: Sequence[FoundPlugin]) -> Iterator[Problem]:

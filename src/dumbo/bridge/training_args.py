@@ -49,6 +49,8 @@ def training_arguments(config: RunConfig, output_dir: Path, world_size: int, eva
         "lr_scheduler_kwargs": dict(ours.lr_scheduler_kwargs),
         "eval_strategy": (ours.eval_strategy or "epoch") if evaluates else "no",
         "dataloader_pin_memory": ours.dataloader_pin_memory and accelerator and not ours.use_cpu,
+        # One process has no group, and Transformers would ask the backend for its rank.
+        "ddp_backend": ours.ddp_backend if world_size > 1 else None,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "average_tokens_across_devices": True,

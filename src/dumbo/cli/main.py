@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 
@@ -22,6 +23,9 @@ VERBS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Verb -> its line in the help. The module of a verb is imported when it is used."""
+
+_PATIENCE = 60.0
+"""Seconds that the other ranks give the first one to report an error."""
 
 _EPILOG = """\
 examples:
@@ -98,13 +102,17 @@ def _run_plugin_verb(verb: str, words: Sequence[str]) -> int:
 
 
 def _report_error(error: Exception) -> int:
-    from dumbo.errors import ConfigError, DataError, DumboError
+    from dumbo.errors import ConfigError, DataError, DumboError, Interrupted
     from dumbo.redact import redact_text
 
     assert isinstance(error, DumboError)
     rank = os.environ.get("RANK", "0")
-    if rank != "0" and isinstance(error, ConfigError | DataError):
-        return error.exit_code  # every rank finds these, and the first one reports them
+    if rank != "0" and isinstance(error, ConfigError | DataError | Interrupted):
+        # Every rank finds these, and the first one reports them. A launcher kills all processes as soon as one has
+        # failed, perhaps the first before it has spoken: the others wait to be killed. After Ctrl-C it waits for all.
+        if not isinstance(error, Interrupted):
+            time.sleep(_PATIENCE)
+        return error.exit_code
     return _report(redact_text(str(error)), error.exit_code, f"rank {rank}: " if rank != "0" else "")
 
 

@@ -31,12 +31,9 @@ def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
     """`RunConfig` with the sections, readers and formats of `plugins`."""
     fields: dict[str, Any] = {}
     for root, base in ROOTS:
-        sections = {
-            p.section.partition(".")[2]: p.options_type
-            for p in plugins
-            if p.section and p.section.startswith(f"{root}.")
-        }
-        extended = _extended(base.__name__, base, base.__doc__, _section_fields(sections))
+        sections = {p.section: p.options_type for p in plugins if p.section and is_free_section(p.section)}
+        ours = {key.partition(".")[2]: options for key, options in sections.items() if key.startswith(f"{root}.")}
+        extended = _extended(base.__name__, base, base.__doc__, _section_fields(ours))
         fields[root] = _section_field(extended, RunConfig.model_fields[root].description)
     entry: Any = _entry_type(plugins)
     fields["datasets"] = (
@@ -45,6 +42,12 @@ def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
     )
     composed: type[RunConfig] = _extended("RunConfig", RunConfig, RunConfig.__doc__, fields)
     return composed
+
+
+def is_free_section(key: str) -> bool:
+    """Whether a plugin may have `key` as its section: a new word in one of the sections that are open to plugins."""
+    root, _, name = key.partition(".")
+    return root in dict(ROOTS) and name.isidentifier() and name not in dict(ROOTS)[root].model_fields
 
 
 def _extended(name: str, base: Any, doc: str | None, fields: Mapping[str, Any]) -> Any:
@@ -74,7 +77,8 @@ def _entry_type(plugins: Sequence[type[BasePlugin]]) -> Any:
             "data_format": (data_format, Field(description=DatasetEntry.model_fields["data_format"].description)),
             "train_format": (train_format, Field(description=DatasetEntry.model_fields["train_format"].description)),
         }
-        entries[name] = _extended(f"DatasetEntry_{name}", (options, DatasetEntry), DatasetEntry.__doc__, fields)
+        bases = DatasetEntry if issubclass(DatasetEntry, options) else (options, DatasetEntry)
+        entries[name] = _extended(f"DatasetEntry_{name}", bases, DatasetEntry.__doc__, fields)
     return _choice(DatasetEntry, entries, "reader")
 
 

@@ -121,9 +121,9 @@ def _suggestions(path: KeyPath, source: Source, model: type[RunConfig], options:
     name = str(path[-1])
     parent = model_at(model, source.tree, path[:-1])
     known = list(parent.model_fields) if parent else []
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    near = _nearest(name, known)
     if near:
-        return (f"did you mean '{near[0]}'?",)
+        return (f"did you mean {' or '.join(repr(other) for other in near)}?",)
     elsewhere = [option.key for option in options if option.name == name]
     if elsewhere:
         return (f"it belongs in '{elsewhere[0].rpartition('.')[0] or 'the top level'}'",)
@@ -134,6 +134,13 @@ def _suggestions(path: KeyPath, source: Source, model: type[RunConfig], options:
         key = next(option.key for option in options if option.name == spelled[0])
         return (f"did you mean '{key}'?",)
     return (known_options(path[:-1], known),)
+
+
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The known name that is nearest, or two that are equally near; none that is far."""
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+    likeness = [difflib.SequenceMatcher(None, name, other).ratio() for other in near]
+    return near if len(set(likeness)) == 1 else near[:1]
 
 
 def known_options(path: KeyPath, names: Sequence[str]) -> str:

@@ -116,10 +116,11 @@ def build_datasets(
     for source in sources:
         lengths = LengthPolicy(limit, config.trainer.data.too_long)
         # Held out are whole rows: the pieces of a long one are never on both sides.
-        ours = [example for i, example in enumerate(source.examples, start) if i not in held_out]
-        theirs = [example for i, example in enumerate(source.examples, start) if i in held_out]
+        ours: list[Example] = []
+        theirs: list[Example] = []
+        for row, example in enumerate(source.examples, start):
+            (theirs if row in held_out else ours).extend(lengths.fit([example]))
         start += len(source.examples)
-        ours, theirs = list(lengths.fit(ours)), list(lengths.fit(theirs))
         lengths.settle()
         train, evaluation = train + ours, evaluation + theirs
         table.append(_table_row(source, [*ours, *theirs], len(theirs), lengths))
@@ -176,11 +177,11 @@ def _table_row(source: Source, examples: Sequence[Example], held_out: int, lengt
     data = TokenDataset.from_examples(examples)
     share = f"{data.num_supervised / max(data.num_tokens, 1):.0%}"
     counts = [source.num_bad, lengths.too_long, lengths.emptied]
-    return [source.label, data.num_tokens, share, len(examples) - held_out, held_out, *counts]
+    return [source.label, len(examples), data.num_tokens, share, held_out, *counts]
 
 
 def _print_table(rows: Sequence[Sequence[Any]], limit: int | None, sources: Sequence[Source], console: Console) -> None:
-    header = ["source", "tokens", "trained", "rows", "held out", "bad", "too long", "emptied"]
+    header = ["source", "rows", "tokens", "trained", "held out", "bad", "too long", "emptied"]
     # Columns of which there is nothing to say are left away, but never a count that is not zero.
     kept = [i for i in range(len(header)) if i < 4 or any(row[i] for row in rows)]
     console.table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])

@@ -1,4 +1,4 @@
-"""Download the files of a dataset on the hub, and explain in a line why that does not work."""
+"""Download the files of a dataset on the hub."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
+from huggingface_hub.errors import RevisionNotFoundError, RevisionResolutionError
 
-from dumbo.errors import Problem, RunError
+from dumbo.bridge.hub_errors import Repository, explain
+from dumbo.errors import RunError
+from dumbo.local_paths import near_paths
 from dumbo.plugins.polars.data_files import (
     FORMATS,
     DataFile,
@@ -29,7 +21,6 @@ from dumbo.plugins.polars.data_files import (
     require_one_format,
 )
 from dumbo.plugins.polars.hub_layout import choose_converted_files, choose_files
-from dumbo.plugins.polars.local_files import nearby_names
 
 if TYPE_CHECKING:
     from dumbo.plugins.polars.plugin import PolarsOptions
@@ -37,7 +28,6 @@ if TYPE_CHECKING:
 _CARD = "README.md"
 # The branch with the hub's own Parquet copy, which datasets have whose rows were made by a script.
 _CONVERTED = "refs/convert/parquet"
-_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def download_files(options: PolarsOptions) -> list[DataFile]:
@@ -51,7 +41,8 @@ def download_files(options: PolarsOptions) -> list[DataFile]:
     except (SourceMistake, RunError):
         raise
     except Exception as error:  # the hub's client lets through what its libraries for HTTP and files raise
-        raise _explain(error, options) from error
+        repository = Repository("dataset", options.path, options.revision)
+        raise explain(error, repository, near=near_paths(Path(options.path))) from error
     files = [DataFile(folder / path, f"{options.path}/{path}", require_format(path, options.format)) for path in paths]
     require_json(files, options.field)
     return files
@@ -94,49 +85,3 @@ def _download(repository: str, commit: str, paths: list[str]) -> Path:
     """Download `paths` and return the folder that they are in."""
     patterns = [glob.escape(path) for path in paths]
     return Path(snapshot_download(repository, repo_type="dataset", revision=commit, allow_patterns=patterns))
-
-
-def _explain(error: Exception, options: PolarsOptions) -> RunError:
-    message, hints = _reason(error, options)
-    return RunError(str(Problem(message, hints=hints)))
-
-
-def _reason(error: Exception, options: PolarsOptions) -> tuple[str, tuple[str, ...]]:
-    dataset = f"dataset '{options.path}'"
-    while isinstance(error, RevisionResolutionError | LocalEntryNotFoundError) and isinstance(
-        error.__cause__, Exception
-    ):
-        error = error.__cause__  # what the network said, before the cache was tried instead
-    if isinstance(error, GatedRepoError):
-        return f"{dataset} is gated", ("accept its conditions on its page on the hub", f"then {_LOG_IN}")
-    if isinstance(error, DisabledRepoError):
-        return f"{dataset} was disabled on the hub", ()
-    if isinstance(error, RevisionNotFoundError):
-        return f"{dataset} has no revision '{options.revision or 'main'}'", (
-            "`revision` is a branch, a tag or a commit",
-        )
-    if isinstance(error, RepositoryNotFoundError | HFValidationError):
-        near = nearby_names(Path(options.path))
-        local = [f"or did you mean the local {' or '.join(repr(name) for name in near)}?"] if near else []
-        missing = f"there is no file or folder '{options.path}' in {Path.cwd()} either"
-        return f"no {dataset} on the hub, or it is private", (missing, *local, f"if it is private, {_LOG_IN}")
-    if isinstance(error, OfflineModeIsEnabled):
-        return f"{dataset} is not wholly in the local cache, and HF_HUB_OFFLINE forbids to download it", (
-            "unset HF_HUB_OFFLINE, or give the path of a local copy",
-        )
-    if isinstance(error, HfHubHTTPError):
-        return _http_reason(error.response.status_code, dataset)
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot download {dataset}: {error.strerror}", (str(error.filename or "check the space on the disk"),)
-    detail = str(error).partition("\n")[0]
-    return f"cannot reach the hub for {dataset}: {detail}", (
-        "check the network, HF_ENDPOINT and the proxy settings, or give the path of a local copy",
-    )
-
-
-def _http_reason(status: int, dataset: str) -> tuple[str, tuple[str, ...]]:
-    if status in (401, 403):
-        return f"the hub refuses access to {dataset} (HTTP {status})", (_LOG_IN,)
-    if status == 429:
-        return f"the hub refuses more requests for now ({dataset}, HTTP 429)", ("wait a few minutes", _LOG_IN)
-    return f"the hub cannot give {dataset} (HTTP {status})", ("try again later, or give the path of a local copy",)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
-import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from dumbo.local_paths import is_hub_name, near_paths
 from dumbo.plugins.polars.data_files import (
     FORMATS,
     DataFile,
@@ -23,18 +22,15 @@ from dumbo.plugins.polars.data_files import (
 if TYPE_CHECKING:
     from dumbo.plugins.polars.plugin import PolarsOptions
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 # Suffixes of files that somebody may well point at by mistake; a hub dataset may have any other dot in its name.
 _FILE_SUFFIXES = frozenset(
     {*FORMATS, ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".txt", ".tsv", ".xlsx", ".yaml", ".py"}
 )
 
 
-def is_hub_name(path: str) -> bool:
-    """Whether `path` is a dataset on the hub: `owner/name`, not the name of a file, and nothing local is called so."""
-    if not _HUB_NAME.fullmatch(path) or PurePosixPath(path).suffix.lower() in _FILE_SUFFIXES:
-        return False
-    return not Path(path).exists()
+def is_hub_dataset(path: str) -> bool:
+    """Whether `path` is a dataset on the hub: a name as the hub has them, and not that of a file that is missing."""
+    return is_hub_name(path) and PurePosixPath(path).suffix.lower() not in _FILE_SUFFIXES
 
 
 def find_local_files(options: PolarsOptions) -> list[DataFile]:
@@ -49,13 +45,6 @@ def find_local_files(options: PolarsOptions) -> list[DataFile]:
         raise SourceMistake("path", f"cannot look at '{options.path}': {error.strerror}") from error
     require_json(files, options.field)
     return files
-
-
-def nearby_names(path: Path) -> list[str]:
-    """Names in the folder of `path` that resemble its last part."""
-    if not path.parent.is_dir():
-        return []
-    return difflib.get_close_matches(path.name, sorted(entry.name for entry in path.parent.iterdir()))
 
 
 def _files_at(path: Path, options: PolarsOptions) -> list[DataFile]:
@@ -120,9 +109,8 @@ def _missing(path: Path, written: str) -> SourceMistake:
         message = f"no such file or folder: '{written}' (there is no '{path}')"
     else:
         message = f"no such file or folder: '{written}'"
-    near = [f"did you mean {' or '.join(repr(name) for name in nearby_names(path))}?"] if nearby_names(path) else []
     bare = ["datasets on the hub are written owner/name"] if "/" not in written and "." not in written else []
-    return SourceMistake("path", message, *near, *bare, _start(path))
+    return SourceMistake("path", message, *near_paths(path), *bare, _start(path))
 
 
 def _start(path: Path) -> str:

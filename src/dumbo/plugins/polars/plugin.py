@@ -13,7 +13,7 @@ from dumbo.data.records import Row
 from dumbo.errors import ConfigError, Problem
 from dumbo.plugin_loader import ReaderPlugin
 from dumbo.plugins.polars.data_files import SourceMistake
-from dumbo.plugins.polars.local_files import find_local_files, is_hub_name
+from dumbo.plugins.polars.local_files import find_local_files, is_hub_dataset
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -47,7 +47,7 @@ class PolarsPlugin(ReaderPlugin):
         problems: list[Problem] = []
         for index, entry in enumerate(config.datasets):
             options: Any = entry
-            if options.type not in self.readers or is_hub_name(options.path):
+            if options.type not in self.readers or is_hub_dataset(options.path):
                 continue
             try:
                 find_local_files(options)

@@ -11,7 +11,7 @@ from dumbo.plugins.polars.column_rows import read_columns
 from dumbo.plugins.polars.csv_rows import read_csv
 from dumbo.plugins.polars.data_files import DataFile, SourceMistake
 from dumbo.plugins.polars.json_rows import read_json, read_jsonl
-from dumbo.plugins.polars.local_files import find_local_files, is_hub_name
+from dumbo.plugins.polars.local_files import find_local_files, is_hub_dataset
 from dumbo.plugins.polars.text_files import no_rows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def read_rows(options: PolarsOptions) -> Iterator[Row]:
 
 def _find_files(options: PolarsOptions) -> Sequence[DataFile]:
     try:
-        if not is_hub_name(options.path):
+        if not is_hub_dataset(options.path):
             return find_local_files(options)
         from dumbo.plugins.polars.hub import download_files
 

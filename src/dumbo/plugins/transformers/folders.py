@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dumbo.errors import Problem, key_path
+from dumbo.local_paths import entries, is_hub_name, near_paths
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|.*\.(model|tiktoken)")
 BYTE_TOKENIZERS = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
 """Tokenizers whose vocabulary is the 256 bytes, so that no file holds it."""
@@ -25,11 +23,11 @@ def as_folder(name: str) -> Path | None:
 
 def name_problem(name: str, key: str) -> Problem | None:
     """What is wrong with `name`, given at `key`: a folder that is not there, or no name that the hub could know."""
+    if is_hub_name(name):
+        return None
     folder = as_folder(name)
     where = key_path(key) if key else ()
     if folder is None:
-        if HUB_NAME.fullmatch(name):
-            return None
         message = f"'{name}' is neither a folder here nor a name on the hub, which is 'owner/name'"
         return Problem(message, where, hints=near_folders(Path(name)))
     if folder.is_file():
@@ -41,23 +39,11 @@ def name_problem(name: str, key: str) -> Problem | None:
 
 def near_folders(path: Path) -> tuple[str, ...]:
     """Hints for a folder that is not there: names like it beside it, and the same path from other folders nearby."""
-    beside = {child.name: child for child in subfolders(path.parent)}
-    near = [str(beside[name]) for name in difflib.get_close_matches(path.name, beside, n=3)]
-    hints = [f"did you mean {' or '.join(repr(name) for name in near)}?"] if near else []
-    if not path.is_absolute():
-        here = Path.cwd()
-        found = [start / path for start in (here.parent, *subfolders(here)) if (start / path).is_dir()]
-        hints += [f"relative paths start at {here}; there is '{other}'" for other in found[:2]]
-    return tuple(hints)
-
-
-def subfolders(folder: Path) -> Iterator[Path]:
-    """The folders in `folder`, in the order of their names; none where it cannot be read."""
-    try:
-        children = sorted(folder.iterdir())
-    except OSError:
-        return
-    yield from (child for child in children if child.is_dir())
+    here = Path.cwd()
+    starts = () if path.is_absolute() else (here.parent, *entries(here))
+    found = [start / path for start in starts if (start / path).is_dir()]
+    elsewhere = (f"relative paths start at {here}; there is '{other}'" for other in found[:2])
+    return (*near_paths(path, folders=True), *elsewhere)
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError
 
+from dumbo.bridge.hub_errors import Repository, explain
 from dumbo.errors import DumboError
-from dumbo.plugins.transformers.folders import as_folder
-from dumbo.plugins.transformers.hub_errors import explain
+from dumbo.plugins.transformers.folders import as_folder, near_folders
 from dumbo.plugins.transformers.weights import INDEX_FILE, SINGLE_FILE, shard_names
 
 DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -56,7 +56,7 @@ def fetch(name: str, revision: str | None, key: str, *, weights: bool, trusted: 
     except DumboError:
         raise
     except Exception as error:
-        raise explain(error, name, revision, key) from error
+        raise explain(error, Repository("model", name, revision), key, near=near_folders(Path(name))) from error
     return Source(name, folder, folder.name)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 
+from dumbo.bridge.hub_errors import Repository, causes, explain
 from dumbo.errors import ConfigError, DumboError, Problem, RunError, key_path
 from dumbo.plugins.transformers.folders import read_object
 from dumbo.plugins.transformers.hub import Source
-from dumbo.plugins.transformers.hub_errors import causes, explain
 
 EXPECTED = (OSError, ValueError, ImportError, KeyError, RuntimeError, StrictDataclassError)
 ATTENTION_WORDS = ("attention", "attn", "flash", "kernel")
@@ -26,7 +26,7 @@ def explain_loading(
     if not isinstance(error, EXPECTED):
         return None
     if any(isinstance(cause, HfHubHTTPError | LocalEntryNotFoundError) for cause in causes(error)):
-        return explain(error, name, source.commit, key)
+        return explain(error, Repository("model", name, source.commit), key)
     text = str(error.args[0]) if error.args else str(error)
     where = key_path(key) if key else ()
     problem = _code_problem(text, name) or _attention_problem(text, attention) or _type_problem(text, source, name, key)
