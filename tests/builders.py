@@ -29,7 +29,15 @@ CHATML_WITH_GENERATION = (
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
-REMOVE = object()
+
+class Remove:
+    """A mark with a name of its own: test ids are made of it, and must be the same in every process."""
+
+    def __repr__(self) -> str:
+        return "REMOVE"
+
+
+REMOVE = Remove()
 """In the changes to a configuration: take this key away."""
 
 

@@ -28,7 +28,8 @@ Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 Loss = Callable[["Module", Batch, "Tensor"], "Tensor"]
 """(model, batch, num_items) -> scalar: the SUM over the batch's supervised tokens divided by `num_items`, the number of
-supervised tokens in the whole global batch, so that no split into micro-batches or ranks changes the result."""
+supervised tokens in the whole global batch, so that no split into micro-batches or ranks changes the result. The
+auxiliary loss of a model's experts is not its business: the trainer adds it."""
 
 
 @dataclass(frozen=True)

@@ -65,14 +65,13 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     run.has_trained = True
     with run.blaming_plugins("training"):
         result = trainer.train()
-    if result.interrupted:
-        folder = run.folder / "checkpoints" / f"step-{result.steps:06}"
+    folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.interrupted else "model")
+    with run.blaming_plugins("saving"):
         trainer.save_model(folder)
+    if result.interrupted:
         raise Interrupted(
             f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
         )
-    folder = run.folder / "model"
-    trainer.save_model(folder)
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
     console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
     return Artifact(folder, result.steps)

@@ -122,6 +122,8 @@ def discard_folder(folder: Path) -> None:
         (folder / "run.yaml").unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+            if folder.parent == Path("runs") and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
 
 
 class MetricsFile(MetricsCollector):

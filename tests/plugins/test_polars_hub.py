@@ -9,10 +9,10 @@ from pathlib import Path
 
 import polars
 import pytest
-from tests.plugins.hub_server import hub_server
 
 from dumbo.plugins.polars.data_files import SourceMistake
 from dumbo.plugins.polars.hub_layout import choose_files
+from tests.hub import serve
 
 TOKEN = "hf_thisIsASecretOfTheUser"
 SCRIPT = """
@@ -110,8 +110,8 @@ def values(outcome: list) -> list[int]:
 
 @pytest.fixture(scope="module")
 def endpoint():
-    with hub_server(REPOSITORIES) as address:
-        yield address
+    with serve(datasets=REPOSITORIES) as hub:
+        yield hub.address
 
 
 def test_splits_subsets_and_revisions_are_downloaded(endpoint, tmp_path):
@@ -139,21 +139,22 @@ def test_splits_subsets_and_revisions_are_downloaded(endpoint, tmp_path):
 def test_what_was_downloaded_is_read_without_network(tmp_path):
     entries = [{"path": "owner/plain"}, {"path": "owner/script", "name": "fr"}]
     missing = [{"path": "owner/plain", "split": "test"}, {"path": "owner/card"}]
-    with hub_server(REPOSITORIES) as address:
-        downloaded = read_from_hub(address, tmp_path, *entries)
+    with serve(datasets=REPOSITORIES) as hub:
+        address, downloaded = hub.address, read_from_hub(hub.address, tmp_path, *entries)
     offline = read_from_hub(address, tmp_path, *entries, *missing, HF_HUB_OFFLINE="1")
     assert offline[:2] == downloaded
     assert offline[2:] == [
-        f"dataset '{name}' is not wholly in the local cache, and HF_HUB_OFFLINE forbids to download it\n"
+        f"dataset '{name}' is not (wholly) in the cache {tmp_path}/hub/hub, and HF_HUB_OFFLINE is set\n"
         "    unset HF_HUB_OFFLINE, or give the path of a local copy"
         for name in ("owner/plain", "owner/card")
     ]
     unreachable = read_from_hub(address, tmp_path, *entries, {"path": "owner/card"})
     assert unreachable[:2] == downloaded
-    assert unreachable[2].startswith("cannot reach the hub for dataset 'owner/card': ")
-    assert unreachable[2].splitlines()[1:] == [
-        "    check the network, HF_ENDPOINT and the proxy settings, or give the path of a local copy"
-    ]
+    assert unreachable[2] == (
+        f"{address} cannot be reached (Connection refused), "
+        f"and dataset 'owner/card' is not (wholly) in the cache {tmp_path}/hub/hub\n"
+        "    check the network, HTTPS_PROXY and HF_ENDPOINT, or give the path of a local copy"
+    )
 
 
 def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):
@@ -176,11 +177,13 @@ def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):
     )
     suffixes = "    known suffixes: .json, .jsonl, .ndjson, .csv, .parquet, .arrow, .ipc, .feather"
     assert outcomes == [
-        "no dataset 'owner/nothing' on the hub, or it is private\n"
+        f"there is no dataset 'owner/nothing' on {endpoint}, or it is private\n"
+        "    check the spelling\n"
+        "    if it is private: your token may not be allowed to see it\n"
         f"    there is no file or folder 'owner/nothing' in {tmp_path} either\n"
-        "    or did you mean the local 'nothing.jsonl'?\n"
-        "    if it is private, log in with `hf auth login`, or set HF_TOKEN",
-        "dataset 'owner/plain' has no revision 'v2'\n    `revision` is a branch, a tag or a commit",
+        "    did you mean 'owner/nothing.jsonl'?",
+        "dataset 'owner/plain' has no revision 'v2'\n"
+        f"    'revision' is a branch, a tag or a commit; see {endpoint}/datasets/owner/plain/tree/main",
         "dataset 'owner/plain' has no split 'validation'\n    splits: test, train",
         "dataset 'owner/plain' has no subset 'large'\n    its folders: data",
         f"dataset 'owner/plain' has no files of format csv\n{suffixes}",
@@ -195,19 +198,39 @@ def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):
 
 
 def test_refusals_are_explained(endpoint, tmp_path):
-    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    missing = f"there is no dataset 'refused/private' on {endpoint}, or it is private\n    check the spelling\n"
+    nor_here = f"    there is no file or folder 'refused/private' in {tmp_path} either"
+    accept = f"    accept its conditions at {endpoint}/datasets/refused/gated\n"
     expected = {
-        "gated": "dataset 'refused/gated' is gated\n"
-        f"    accept its conditions on its page on the hub\n    then {log_in}",
-        "private": f"the hub refuses access to dataset 'refused/private' (HTTP 401)\n    {log_in}",
-        "disabled": "dataset 'refused/disabled' was disabled on the hub",
-        "forbidden": f"the hub refuses access to dataset 'refused/forbidden' (HTTP 403)\n    {log_in}",
-        "busy": "the hub refuses more requests for now (dataset 'refused/busy', HTTP 429)\n"
-        f"    wait a few minutes\n    {log_in}",
-        "down": "the hub cannot give dataset 'refused/down' (HTTP 503)\n"
+        "gated": f"dataset 'refused/gated' is gated, and your token has no access to it\n{accept}"
+        "    a fine-grained token must allow reading gated repositories",
+        "private": f"{missing}    if it is private: your token may not be allowed to see it\n{nor_here}",
+        "locked": f"{endpoint} does not accept your token for dataset 'refused/locked' (HTTP 401)\n"
+        "    make a new one at https://huggingface.co/settings/tokens, then log in with 'hf auth login'\n"
+        "    a token in HF_TOKEN goes before the one of the login",
+        "disabled": "dataset 'refused/disabled' was disabled by its owner or by the hub\n"
+        f"    see {endpoint}/datasets/refused/disabled",
+        "forbidden": f"{endpoint} refuses your token access to dataset 'refused/forbidden' (HTTP 403)\n"
+        "    check what your token is allowed to read",
+        "busy": f"{endpoint} answers no more requests for now (dataset 'refused/busy', HTTP 429)\n"
+        "    wait a few minutes",
+        "down": f"{endpoint} cannot give dataset 'refused/down' (HTTP 503)\n"
         "    try again later, or give the path of a local copy",
     }
     outcomes = read_from_hub(endpoint, tmp_path, *({"path": f"refused/{name}"} for name in expected))
+    assert dict(zip(expected, outcomes, strict=True)) == expected
+    log_in = "log in with 'hf auth login', or set HF_TOKEN"
+    expected = {
+        "gated": f"dataset 'refused/gated' is gated, and no token is set\n{accept}    then {log_in}",
+        "private": f"{missing}    if it is private: {log_in}\n{nor_here}",
+        "locked": f"{endpoint} refuses access to dataset 'refused/locked' (HTTP 401), and no token is set\n"
+        f"    {log_in}",
+        "forbidden": f"{endpoint} refuses access to dataset 'refused/forbidden' (HTTP 403), and no token is set\n"
+        f"    {log_in}",
+        "busy": f"{endpoint} answers no more requests for now (dataset 'refused/busy', HTTP 429)\n"
+        f"    wait a few minutes\n    {log_in}",
+    }
+    outcomes = read_from_hub(endpoint, tmp_path, *({"path": f"refused/{name}"} for name in expected), HF_TOKEN="")
     assert dict(zip(expected, outcomes, strict=True)) == expected
 
 

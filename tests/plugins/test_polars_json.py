@@ -6,10 +6,10 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from tests.plugins.polars_dataset import Entry, read, read_values
 
 from dumbo.errors import DataError
 from dumbo.plugins.polars.plugin import PolarsPlugin
+from tests.plugins.polars_dataset import Entry, read, read_values
 
 MIXED = [
     {"a": 1},

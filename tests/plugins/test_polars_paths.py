@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars
 import pytest
-from tests.plugins.polars_dataset import Entry, check, read, read_values
 
 from dumbo.errors import ConfigError, RunError
-from dumbo.plugins.polars.local_files import is_hub_name
+from dumbo.plugins.polars.local_files import is_hub_dataset
+from tests.plugins.polars_dataset import Entry, check, read, read_values
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_missing_file_names_its_neighbours(tmp_path):
     write("data/train.jsonl")
     assert refused(Entry(path="data/trian.jsonl")) == (
         "datasets.0.path: no such file or folder: 'data/trian.jsonl'\n"
-        "    did you mean 'train.jsonl'?\n"
+        "    did you mean 'data/train.jsonl'?\n"
         f"    relative paths start at {tmp_path}"
     )
     assert refused(Entry(path="dat/more/train.jsonl")) == (
@@ -198,9 +198,9 @@ def test_check_reports_all_datasets_at_once():
 
 def test_hub_names(tmp_path):
     write("data/train")
-    assert is_hub_name("tatsu-lab/alpaca")
-    assert is_hub_name("owner/data-v1.5")
-    assert not is_hub_name("data/train")
+    assert is_hub_dataset("tatsu-lab/alpaca")
+    assert is_hub_dataset("owner/data-v1.5")
+    assert not is_hub_dataset("data/train")
     for path in (
         "alpaca",
         "a/b/c",
@@ -213,7 +213,7 @@ def test_hub_names(tmp_path):
         "data/rows.txt",
         "a/b.jsonl.zst",
     ):
-        assert not is_hub_name(path)
+        assert not is_hub_dataset(path)
 
 
 def test_check_takes_hub_names_without_looking_them_up(monkeypatch):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import polars
 import pytest
-from tests.plugins.polars_dataset import Entry, read, read_values
 
 from dumbo.errors import DataError
 from dumbo.plugins.polars.plugin import PolarsPlugin
+from tests.plugins.polars_dataset import Entry, read, read_values
 
 NESTED = [
     {"n": 1, "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}], "x": 0.1},

@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from tests import builders
-from tests.plugins.transformers_runs import ChatFormat, run_config
 
 from dumbo.config.schema import ModelSection, TokenizerSection
 from dumbo.errors import ConfigError
 from dumbo.plugin_loader import ModelLoaderPlugin, TokenizerLoaderPlugin
 from dumbo.plugins.transformers.plugin import TransformersPlugin
+from tests import builders
+from tests.plugins.transformers_runs import ChatFormat, run_config
 
 
 @pytest.fixture(autouse=True)

@@ -1,29 +1,14 @@
 """The transformers plugin downloads from a hub, works from its cache, and explains every refusal of a hub."""
 
-import errno
 import json
 import os
 import subprocess
 import sys
 
-import pytest
 from tests import builders
-from tests.plugins.local_hub import COMMIT, serve
-
-from dumbo.errors import RunError
+from tests.hub import commit_of, serve
 
 TOKEN = "hf_aTokenThatNobodyMaySee"
-GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is restricted"}
-REFUSALS = {
-    "acme/is-gated": (403, GATED),
-    "acme/needs-login-gated": (401, GATED),
-    "acme/private": (401, {"X-Error-Code": "RepoNotFound"}),
-    "acme/disabled": (403, {"X-Error-Message": "Access to this resource is disabled."}),
-    "acme/forbidden": (403, {}),
-    "acme/bad-token": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
-    "acme/broken": (500, {}),
-}
-
 FETCH = """
 import json, os, sys
 from dumbo.errors import DumboError
@@ -80,7 +65,7 @@ def fetch(*cases, home, endpoint, **environment):
 
 def test_a_model_is_downloaded_once_and_then_needs_no_hub(model_folder, tmp_path):
     home = tmp_path / "home"
-    with serve({"acme/tiny": model_folder}) as hub:
+    with serve(models={"acme/tiny": model_folder}) as hub:
         name, size, total = run(LOAD, "acme/tiny", home=home, endpoint=hub.address)
         address, asked = hub.address, list(hub.requests)
     assert name == "acme/tiny" and size == len(builders.build_tokenizer()) and total != 0
@@ -90,7 +75,7 @@ def test_a_model_is_downloaded_once_and_then_needs_no_hub(model_folder, tmp_path
     }
     assert {path.split("?")[0] for path in asked if "/resolve/" not in path} == {
         "/api/models/acme/tiny/revision/main",
-        f"/api/models/acme/tiny/tree/{COMMIT}",
+        f"/api/models/acme/tiny/tree/{commit_of('acme/tiny')}",
     }
     (unreachable,) = fetch(["acme/tiny"], home=home, endpoint=address)
     (offline,) = fetch(["acme/tiny"], home=home, endpoint=address, HF_HUB_OFFLINE="1")
@@ -104,76 +89,82 @@ def test_shards_are_fetched_by_the_index_and_pickles_are_not(model_folder, tmp_p
     AutoModelForCausalLM.from_pretrained(model_folder).save_pretrained(folder, max_shard_size="60KB")
     for name in ("pytorch_model.bin", "consolidated.safetensors", "model.gguf"):
         (folder / name).write_bytes(b"large")
-    with serve({"acme/sharded": folder}) as hub:
+    with serve(models={"acme/sharded": folder}) as hub:
         (names,) = fetch(["acme/sharded", "main"], home=tmp_path / "home", endpoint=hub.address)
     assert names == sorted(
         file.name for file in folder.iterdir() if file.name.startswith("model-") or file.suffix == ".json"
     )
-    assert (tmp_path / "home" / "hub" / "models--acme--sharded" / "snapshots" / COMMIT).is_dir()
+    assert (tmp_path / "home" / "hub" / "models--acme--sharded" / "snapshots" / commit_of("acme/sharded")).is_dir()
 
 
 def test_every_refusal_is_a_line_and_a_way_out(model_folder, tmp_path):
     cases = [
-        ["acme/is-gated", None, TOKEN],
-        ["acme/is-gated"],
-        ["acme/needs-login-gated"],
+        ["refused/gated", None, TOKEN],
+        ["refused/gated"],
+        ["refused/gated-without-login"],
         ["acme/nothing"],
-        ["acme/private"],
-        ["acme/private", None, TOKEN],
+        ["acme/nothing", None, TOKEN],
+        ["refused/private"],
+        ["refused/private", None, TOKEN],
         ["acme/tiny", "v9"],
-        ["acme/disabled"],
-        ["acme/forbidden", None, TOKEN],
-        ["acme/bad-token", None, TOKEN],
-        ["acme/broken"],
+        ["refused/disabled"],
+        ["refused/forbidden", None, TOKEN],
+        ["refused/forbidden"],
+        ["refused/bad-token", None, TOKEN],
+        ["refused/locked"],
+        ["refused/busy"],
+        ["refused/broken"],
     ]
-    models = {"acme/tiny": model_folder, "acme/is-gated": model_folder, "acme/needs-login-gated": model_folder}
-    with serve(models, REFUSALS) as hub:
+    with serve(models={"acme/tiny": model_folder}) as hub:
         answers = fetch(*cases, home=tmp_path / "home", endpoint=hub.address)
         at = hub.address
     first = [answer.splitlines()[0].removeprefix("RunError: model.base_model: ") for answer in answers]
     assert first == [
-        "'acme/is-gated' is gated, and your token has no access to it",
-        "'acme/is-gated' is gated, and no token is set",
-        "'acme/needs-login-gated' is gated, and no token is set",
+        "model 'refused/gated' is gated, and your token has no access to it",
+        "model 'refused/gated' is gated, and no token is set",
+        "model 'refused/gated-without-login' is gated, and no token is set",
         f"there is no model 'acme/nothing' on {at}, or it is private",
-        f"there is no model 'acme/private' on {at}, or it is private",
-        f"there is no model 'acme/private' on {at}, or it is private",
-        "'acme/tiny' has no revision 'v9'",
-        "'acme/disabled' was disabled by its owner or by the hub",
-        f"{at} forbids access to 'acme/forbidden'",
-        f"{at} does not accept your token",
-        f"{at} failed with status 500 for 'acme/broken'",
+        f"there is no model 'acme/nothing' on {at}, or it is private",
+        f"there is no model 'refused/private' on {at}, or it is private",
+        f"there is no model 'refused/private' on {at}, or it is private",
+        "model 'acme/tiny' has no revision 'v9'",
+        "model 'refused/disabled' was disabled by its owner or by the hub",
+        f"{at} refuses your token access to model 'refused/forbidden' (HTTP 403)",
+        f"{at} refuses access to model 'refused/forbidden' (HTTP 403), and no token is set",
+        f"{at} does not accept your token for model 'refused/bad-token' (HTTP 401)",
+        f"{at} refuses access to model 'refused/locked' (HTTP 401), and no token is set",
+        f"{at} answers no more requests for now (model 'refused/busy', HTTP 429)",
+        f"{at} cannot give model 'refused/broken' (HTTP 500)",
     ]
-    assert f"accept its licence at {at}/acme/is-gated" in answers[0] and "hf auth login" not in answers[0]
-    assert "hf auth login" in answers[1] and "HF_TOKEN" in answers[2] and "hf auth login" in answers[4]
-    assert "your token may not be allowed to see it" in answers[5]
+    assert f"accept its conditions at {at}/refused/gated" in answers[0] and "hf auth login" not in answers[0]
+    assert "hf auth login" in answers[1] and "HF_TOKEN" in answers[2] and "hf auth login" in answers[5]
+    assert all("your token may not be allowed to see it" in answers[number] for number in (4, 6))
+    assert all("hf auth login" in answers[number] for number in (3, 10, 12, 13))
     assert all(line.startswith("    ") for answer in answers for line in answer.splitlines()[1:])
 
 
+def test_a_folder_of_nearly_that_name_is_offered_for_a_model_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "models" / "tiny-2").mkdir(parents=True)
+    (tmp_path / "sub" / "models" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with serve() as hub:
+        (answer,) = fetch(["models/tiny"], home=tmp_path / "home", endpoint=hub.address)
+    assert answer.splitlines()[3:] == [
+        f"    there is no file or folder 'models/tiny' in {tmp_path} either",
+        "    did you mean 'models/tiny-2'?",
+        f"    relative paths start at {tmp_path}; there is '{tmp_path}/sub/models/tiny'",
+    ]
+
+
 def test_no_network_and_offline_mode_are_told_apart(tmp_path):
-    with serve({}) as hub:
+    with serve() as hub:
         closed = hub.address
     with_password = closed.replace("http://", "http://me:secret@")
     (refused,) = fetch(["acme/tiny"], home=tmp_path, endpoint=with_password)
     assert refused.startswith(
-        f"RunError: model.base_model: {closed} cannot be reached, and 'acme/tiny' is not (wholly)"
+        f"RunError: model.base_model: {closed} cannot be reached (Connection refused), "
+        "and model 'acme/tiny' is not (wholly)"
     )
     assert "HTTPS_PROXY" in refused and "secret" not in refused
     (offline,) = fetch(["acme/tiny"], home=tmp_path, endpoint=closed, HF_HUB_OFFLINE="1")
     assert "is not (wholly) in the cache" in offline and "unset HF_HUB_OFFLINE" in offline
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        (errno.ENOSPC, "no space is left for the download in"),
-        (errno.EROFS, "cannot be written"),
-        (errno.EACCES, "cannot be written"),
-        (errno.EIO, "'a/b' cannot be fetched: OSError: [Errno 5]"),
-    ],
-)
-def test_a_disk_that_says_no_is_explained(number, expected):
-    from dumbo.plugins.transformers.hub_errors import explain
-
-    error = explain(OSError(number, os.strerror(number)), "a/b", None, "model.base_model")
-    assert isinstance(error, RunError) and expected in str(error)

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import builders
-from tests.plugins.transformers_runs import new_plugin, run_config
 
 from dumbo.errors import ConfigError, PluginError, RunError
 from dumbo.plugin_loader import ModelLoaderPlugin
+from tests import builders
+from tests.plugins.transformers_runs import new_plugin, run_config
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from tests import builders
-from tests.plugins.transformers_runs import ChatFormat, new_plugin, run_config
 
 from dumbo.errors import ConfigError, RunError
 from dumbo.plugins.transformers.padding import set_pad_token
+from tests import builders
+from tests.plugins.transformers_runs import ChatFormat, new_plugin, run_config
 
 
 @pytest.fixture

@@ -173,7 +173,9 @@ class DumboTrainer(Trainer):
         return total / num_items
 
     def _keep_aux_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._aux_loss = getattr(output, "aux_loss", None)
+        # A model that was given labels has added its auxiliary loss to the loss that it returns.
+        added = getattr(output, "loss", None) is not None
+        self._aux_loss = None if added else getattr(output, "aux_loss", None)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -33,8 +33,10 @@ def _admit_names(choice: dict[str, Any], definitions: dict[str, Any]) -> None:
 
 
 def _admit_environment(definition: dict[str, Any]) -> None:
-    """Numbers and truth values may be written `${env:NAME}`; None defaults say nothing to an editor."""
+    """Numbers and truth values may be written `${env:NAME}`, and a section may have nothing behind it."""
     for option in definition.get("properties", {}).values():
+        if "$ref" in option:
+            option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]
         kinds = [option.get("type"), *(part.get("type") for part in option.get("anyOf", ()))]
         if {"integer", "number", "boolean"} & set(kinds):
             plain = {key: option.pop(key) for key in _TYPE_WORDS if key in option}

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests import builders
 
 from dumbo.bridge.embeddings import fit_embeddings
+from tests import builders
 
 
 def say_nothing(text):

@@ -1,0 +1,270 @@
+"""Every key of the configuration does something: each is set to another value, and what a run does is then another."""
+
+import contextlib
+import hashlib
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from dumbo.bridge.training_args import training_arguments
+from dumbo.cli.composed import composed_model
+from dumbo.cli.main import main
+from dumbo.config.options import all_options
+from dumbo.config.schema import DatasetEntry, FormatOptions, ModelSection, RunConfig
+from dumbo.plugins.transformers.loading import ModelRequest
+from dumbo.run_folder import yaml_text
+from tests import builders
+
+OPTIONS = all_options(composed_model())
+
+# trainer.arguments: values that are not the defaults; what Transformers is given must change with each.
+ARGUMENTS = MappingProxyType(
+    {
+        "batch_size": 16,
+        "physical_batch_size": 4,
+        "per_device_eval_batch_size": 5,
+        "num_train_epochs": 2,
+        "max_steps": 7,
+        "optim": "sgd",
+        "optim_args": "momentum=0.5",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.1,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.9,
+        "adam_epsilon": 1e-6,
+        "max_grad_norm": 0.5,
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "warmup_steps": 3,
+        "neftune_noise_alpha": 5.0,
+        "bf16": True,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "torch_compile": True,
+        "torch_compile_backend": "eager",
+        "torch_compile_mode": "reduce-overhead",
+        "torch_empty_cache_steps": 5,
+        "logging_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "eval_delay": 2,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "save_total_limit": 2,
+        "dataloader_num_workers": 1,
+        "dataloader_persistent_workers": True,
+        "dataloader_prefetch_factor": 3,
+        "ddp_find_unused_parameters": True,
+        "ddp_bucket_cap_mb": 10,
+        "ddp_broadcast_buffers": False,
+        "ddp_timeout": 60,
+        "full_determinism": True,
+    }
+)
+# What these change depends on the machine: that they are read for Transformers is what can be shown on every one.
+OF_THE_MACHINE = MappingProxyType(
+    {"fp16": True, "tf32": True, "use_cpu": True, "dataloader_pin_memory": False, "ddp_backend": "gloo"}
+)
+NEEDS = MappingProxyType(
+    {
+        "gradient_checkpointing_kwargs": {"gradient_checkpointing": True},
+        "torch_compile_mode": {"torch_compile_backend": "inductor"},
+        "dataloader_persistent_workers": {"dataloader_num_workers": 1},
+        "dataloader_prefetch_factor": {"dataloader_num_workers": 1},
+        "eval_steps": {"eval_strategy": "steps"},
+        "physical_batch_size": {"batch_size": 16},
+    }
+)
+
+CHAT = MappingProxyType({"datasets.0.train_format": "chat_template"})
+MESSAGES = MappingProxyType({"datasets.0.data_format": {"type": "messages"}})
+TOOLS = CHAT | MESSAGES | {"model.tokenizer.chat_template": "{{ tools }}" + builders.CHATML}
+
+# Other keys: (what else is written in both runs, the value of the key in the second).
+RUNS = MappingProxyType(
+    {
+        "trainer.arguments.label_smoothing_factor": ({}, 0.2),
+        "trainer.seed": ({}, 8),
+        "trainer.output_dir": ({}, "elsewhere"),
+        "trainer.data.sequence_length": ({"trainer.data.too_long": "truncate"}, 16),
+        "trainer.data.too_long": ({"trainer.data.sequence_length": 16}, "truncate"),
+        "trainer.data.val_set_size": ({}, 3),
+        "trainer.data.on_bad_row": ({"datasets.0.path": "bad.jsonl"}, "drop"),
+        "trainer.data.shuffle": ({}, False),
+        "model.base_model": ({}, "model-2"),
+        "model.revision": ({}, "main"),
+        "model.dtype": ({}, "bfloat16"),
+        "model.attention": ({}, "eager"),
+        "model.config_overrides": ({}, {"rms_norm_eps": 0.1}),
+        "model.tokenizer.path": ({}, "tokenizer-2"),
+        "model.tokenizer.pad_token": ({}, "<|endoftext|>"),
+        "model.tokenizer.eos_token": ({}, "<|endoftext|>"),
+        "model.tokenizer.bos_token": ({}, "<|im_start|>"),
+        "model.tokenizer.unk_token": ({}, "<|endoftext|>"),
+        "model.tokenizer.special_tokens": ({}, ["<new>"]),
+        "model.tokenizer.tokens": ({}, ["word"]),
+        "model.tokenizer.chat_template": (CHAT, builders.CHATML.replace("\n", " ")),
+        "datasets.type": ({}, "other"),
+        "datasets.path": ({}, "more.jsonl"),
+        "datasets.format": ({}, "csv"),
+        "datasets.field": ({"datasets.0.path": "object.json"}, "rows"),
+        "datasets.split": ({"datasets.0.path": "splits"}, "test"),
+        "datasets.name": ({}, "main"),
+        "datasets.revision": ({}, "main"),
+        "datasets.data_format.type": ({"datasets.0.data_format": {"type": "alpaca"}}, "messages"),
+        "datasets.data_format.field_instruction": ({"datasets.0.data_format": {"type": "alpaca"}}, "input"),
+        "datasets.data_format.field_input": ({"datasets.0.data_format": {"type": "alpaca"}}, "output"),
+        "datasets.data_format.field_output": ({"datasets.0.data_format": {"type": "alpaca"}}, "instruction"),
+        "datasets.data_format.prompt": ({"datasets.0.data_format": {"type": "alpaca"}}, "plain"),
+        "datasets.data_format.field_messages": (MESSAGES, "turns"),
+        "datasets.data_format.field_tools": (TOOLS, "helpers"),
+        "datasets.train_format.type": ({}, "chat_template"),
+        "datasets.train_format.template": ({}, "{{ messages[1].content }}"),
+        "datasets.train_format.train_on_inputs": ({}, False),
+        "datasets.train_format.train_on_inputs (chat)": ({"datasets.0.train_format": {"type": "chat_template"}}, True),
+        "datasets.train_format.chat_template_kwargs": (
+            {
+                "datasets.0.train_format": {"type": "chat_template"},
+                "model.tokenizer.chat_template": "{{ mood }}" + builders.CHATML,
+            },
+            {"mood": "glad"},
+        ),
+        "plugins": ({}, ["transformers", "polars", "jinja_formatter"]),
+    }
+)
+REFUSED = frozenset(
+    {"model.revision", "datasets.type", "datasets.format", "datasets.name", "datasets.revision", "plugins"}
+)
+"""What the value does here is that the run is refused: there is no hub, no other reader, no second plugin of a seat."""
+REFUSED_WITHOUT = frozenset({"trainer.data.on_bad_row", "trainer.data.too_long", "datasets.field"})
+"""Here it is the run without the key that is refused."""
+OWN_TEST = frozenset({"model.trust_remote_code"})
+
+
+def test_every_key_has_its_row():
+    keys = {option.key for option in OPTIONS if not option.is_section}
+    rows = {f"trainer.arguments.{name}" for name in (*ARGUMENTS, *OF_THE_MACHINE)}
+    rows |= {key.partition(" ")[0] for key in RUNS} | OWN_TEST
+    assert keys - rows == set(), "a new key: show here what it does"
+    assert rows - keys == set(), "a key that is gone"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model_folder):
+    """Models, tokenizers and rows of every kind that the keys choose among."""
+    folder = tmp_path_factory.mktemp("keys")
+    builders.save_tiny_model(folder / "model-2", seed=1)
+    builders.build_tokenizer(vocab_size=300).save_pretrained(folder / "tokenizer-2")
+    rows = []
+    for row in builders.alpaca_rows(8):
+        row["input"] = row["input"] or "Nothing."
+        turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        more = {"messages": turns, "turns": [*turns, *turns], "tools": [{"name": "a"}], "helpers": [{"name": "bc"}]}
+        rows.append(row | more)
+    builders.write_rows(folder / "rows.jsonl", rows)
+    builders.write_rows(folder / "more.jsonl", rows[::-1] + builders.alpaca_rows(12))
+    builders.write_rows(folder / "bad.jsonl", [*rows, {"instruction": 3}])
+    (folder / "object.json").write_text(json.dumps({"rows": rows, "version": 1}))
+    (folder / "splits").mkdir()
+    builders.write_rows(folder / "splits" / "train.jsonl", rows)
+    builders.write_rows(folder / "splits" / "test.jsonl", rows[2:])
+    return folder
+
+
+def what_happens(changes, model_folder, capsys):
+    """What a run says, measures and leaves behind, without times and the run's own folder."""
+    config = builders.run_config(model_folder, Path("rows.jsonl"), {"trainer.arguments.max_steps": 1, **changes})
+    number = len(list(Path().glob("*.yaml")))
+    config["trainer"].setdefault("output_dir", f"out-{number}")
+    file = Path(f"{number}.yaml")
+    file.write_text(yaml_text(config), encoding="utf-8")
+    capsys.readouterr()
+    status = main(["train", str(file)])
+    said = capsys.readouterr()
+    out = Path(config["trainer"]["output_dir"])
+    metrics = []
+    if (out / "metrics.jsonl").exists():
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        metrics = [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in rows]
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("model/*")}
+    mistakes = [line.partition(": ")[2] for line in said.err.splitlines()] if status else []
+    spoken = [line for line in said.out.splitlines() if line.startswith(("model:", "on ", "tokenizer:"))]
+    return status, metrics, files, re.sub(r"\d+\.yaml", "", "\n".join(mistakes)), spoken, out.name.rstrip("0123456789")
+
+
+@pytest.fixture(scope="module")
+def known():
+    """What happened in the runs that several keys are compared with."""
+    return {}
+
+
+@pytest.mark.parametrize("row", RUNS)
+def test_a_key_changes_what_a_run_does(row, folder, model_folder, known, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    context, value = RUNS[row]
+    key = row.partition(" ")[0].replace("datasets.", "datasets.0.")
+    key = key.replace("_format.type", "_format")  # the keys beside a type are the type's own
+    name = json.dumps(dict(context))
+    if name not in known:
+        known[name] = what_happens(context, model_folder, capsys)
+    status, *_ = found = what_happens({**context, key: value}, model_folder, capsys)
+    assert found != known[name]
+    assert status == (2 if row in REFUSED else 0), found
+    assert known[name][0] == (2 if row in REFUSED_WITHOUT else 0), known[name]
+
+
+def test_a_run_is_repeatable_so_that_a_difference_has_a_cause(folder, model_folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    first = what_happens({}, model_folder, capsys)
+    assert first[0] == 0
+    assert first[1:4] != ([], {}, "")
+    assert what_happens({}, model_folder, capsys) == first
+
+
+def argument_config(arguments):
+    entry = DatasetEntry(type="r", data_format=FormatOptions(type="d"), train_format=FormatOptions(type="t"))
+    sections = {"model": {}, "datasets": (entry,), "trainer": {"arguments": arguments}, "plugins": ("x",)}
+    return RunConfig.model_validate(sections)
+
+
+def transformers_arguments(arguments, tmp_path):
+    """What Transformers is given for `arguments`, every field of it."""
+    made = training_arguments(argument_config(arguments), tmp_path, 1, evaluates=True)
+    return {field.name: repr(getattr(made, field.name)) for field in fields(made)}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_changes_what_transformers_is_given(name, tmp_path):
+    context = NEEDS.get(name, {})
+    with_key = transformers_arguments({**context, name: ARGUMENTS[name]}, tmp_path)
+    assert with_key != transformers_arguments(context, tmp_path)
+
+
+@pytest.mark.parametrize("name", OF_THE_MACHINE)
+def test_an_argument_for_other_machines_is_read_for_transformers(name, tmp_path):
+    arguments = argument_config({name: OF_THE_MACHINE[name]}).trainer.arguments
+    config = argument_config({}).model_copy()
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"arguments": arguments})})
+    arguments.start_reading()
+    with contextlib.suppress(ValueError):  # this machine cannot do it, and says so
+        training_arguments(config, tmp_path, 1, evaluates=True)
+    assert arguments.unread() == ()
+
+
+def test_a_backend_may_be_named_for_one_process(folder, model_folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    status, *_ = what_happens({"trainer.arguments.ddp_backend": "gloo"}, model_folder, capsys)
+    assert status == 0
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_trust_reaches_the_loading_of_the_model(trusted):
+    # That code then runs, or is refused, is shown where loading is tested.
+    model = {"base_model": "x", "trust_remote_code": trusted}
+    config = argument_config({}).model_copy(update={"model": ModelSection.model_validate(model)})
+    assert ModelRequest.of_run(config, {}).trusted is trusted

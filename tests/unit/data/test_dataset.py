@@ -1,0 +1,78 @@
+"""Tokenised rows in flat arrays, and the batches that are padded of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from dumbo.data.collate import PaddingCollator
+from dumbo.data.dataset import TokenDataset
+from dumbo.data.records import Example, Origin
+
+ORIGIN = Origin("rows.jsonl", 1)
+
+
+@pytest.fixture
+def dataset():
+    examples = [
+        Example([5, 6, 7], [-100, 6, 7], ORIGIN),
+        Example([8], [8], ORIGIN),
+        Example([1, 2, 3, 4], [1, 2, -100, 4], ORIGIN),
+    ]
+    return TokenDataset.from_examples(iter(examples))
+
+
+def as_lists(dataset):
+    rows = [dataset[index] for index in range(len(dataset))]
+    return [(row["input_ids"].tolist(), row["labels"].tolist()) for row in rows]
+
+
+def test_rows_come_back_as_they_were_with_the_first_token_untrained(dataset):
+    assert as_lists(dataset) == [
+        ([5, 6, 7], [-100, 6, 7]),
+        ([8], [-100]),
+        ([1, 2, 3, 4], [-100, 2, -100, 4]),
+    ]
+    assert (len(dataset), dataset.num_tokens, dataset.num_supervised) == (3, 8, 4)
+
+
+def test_a_token_and_its_label_take_four_bytes_each(dataset):
+    assert dataset.tokens.dtype == dataset.labels.dtype == np.int32
+    assert dataset.tokens.nbytes == 4 * dataset.num_tokens
+
+
+def test_no_examples_are_an_empty_data_set():
+    empty = TokenDataset.from_examples([])
+    assert (len(empty), empty.num_tokens, empty.num_supervised) == (0, 0, 0)
+
+
+def test_rows_are_selected_in_the_order_that_is_given(dataset):
+    chosen = dataset.select([2, 0, 2])
+    assert as_lists(chosen) == [as_lists(dataset)[index] for index in (2, 0, 2)]
+    assert len(dataset.select([])) == 0
+    assert as_lists(chosen.select([1])) == [as_lists(dataset)[0]]
+
+
+def test_the_filler_row_trains_nothing_and_leaves_the_data_alone(dataset):
+    before = as_lists(dataset)
+    filler = dataset[-1]
+    assert filler["labels"].tolist() == [-100, -100]
+    assert len(filler["input_ids"]) == 2
+    assert as_lists(dataset) == before
+
+
+def test_a_batch_is_padded_on_the_right_to_its_longest_row(dataset):
+    batch = PaddingCollator(pad_token_id=9)([dataset[0], dataset[1], dataset[2]])
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[5, 6, 7, 9], [8, 9, 9, 9], [1, 2, 3, 4]],
+        "attention_mask": [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]],
+        "labels": [[-100, 6, 7, -100], [-100, -100, -100, -100], [-100, 2, -100, 4]],
+    }
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+
+
+def test_a_batch_does_not_share_memory_with_the_data(dataset):
+    before = as_lists(dataset)
+    batch = PaddingCollator(pad_token_id=9)([dataset[2]])
+    batch["input_ids"].zero_()
+    batch["labels"].zero_()
+    assert as_lists(dataset) == before
