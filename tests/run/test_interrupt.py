@@ -89,6 +89,7 @@ def test_in_training_the_model_is_saved_and_its_place_said(tmp_path, model_folde
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.full
 def test_before_training_nothing_is_left(tmp_path, model_folder, rows_file):
     process = start(tmp_path, model_folder, rows_file, seed=1)
     _, error = interrupt_at(process, "waiting before training")

@@ -18,8 +18,8 @@ def json_schema(model: type[RunConfig]) -> dict[str, Any]:
         if name.startswith("DatasetEntry"):
             for key in ("data_format", "train_format"):
                 _admit_names(definition["properties"][key], schema["$defs"])
-        _admit_environment(definition)
-    _admit_environment(schema)
+        _admit_environment(definition, schema["$defs"])
+    _admit_environment(schema, schema["$defs"])
     return schema
 
 
@@ -32,11 +32,13 @@ def _admit_names(choice: dict[str, Any], definitions: dict[str, Any]) -> None:
     choice["anyOf"] = [{"type": "string", "enum": known}, *options] if known else [{"type": "string"}, *options]
 
 
-def _admit_environment(definition: dict[str, Any]) -> None:
+def _admit_environment(definition: dict[str, Any], definitions: dict[str, Any]) -> None:
     """Numbers and truth values may be written `${env:NAME}`, and a section may have nothing behind it."""
     for option in definition.get("properties", {}).values():
         if "$ref" in option:
-            option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]
+            section = option.pop("$ref")
+            option.setdefault("description", definitions[section.rpartition("/")[2]].get("description", ""))
+            option["anyOf"] = [{"$ref": section}, {"type": "null"}]
         kinds = [option.get("type"), *(part.get("type") for part in option.get("anyOf", ()))]
         if {"integer", "number", "boolean"} & set(kinds):
             plain = {key: option.pop(key) for key in _TYPE_WORDS if key in option}
