@@ -73,5 +73,7 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
             f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
         )
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
+    if result.steps < result.total_steps:
+        steps = f"{result.steps} of {result.total_steps} steps (a callback ended it)"
     console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
     return Artifact(folder, result.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ class DumboTrainer(Trainer):
         self._aux_loss: Tensor | None = None
         self._tokens_seen, self._tokens_logged, self._logged_at = 0, 0, time.monotonic()
         self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
+        self._said_not_finite = False
         self._stop = StopOnInterrupt()
         super().__init__(
             model=job.model,
@@ -230,6 +232,12 @@ class DumboTrainer(Trainer):
             self._tokens_logged, self._logged_at = self._tokens_seen, now
         if metrics:
             self._job.metrics.log(metrics, self.state.global_step)
+        if not math.isfinite(metrics.get("train/loss", 0.0)) and not self._said_not_finite:
+            self._said_not_finite = True
+            step = self.state.global_step
+            self._job.console.say(
+                f"the loss is not a number (step {step}): the model is probably spoilt; try a lower learning rate"
+            )
 
 
 @contextlib.contextmanager
