@@ -69,7 +69,7 @@ def _modern(config: PreTrainedConfig, overrides: Mapping[str, Any], old: Mapping
 
 
 def _rope_with(config: PreTrainedConfig, wanted: Mapping[str, Any], name: str, old: dict[str, Any]) -> dict[str, Any]:
-    layers = config.nested_rope_parameter_keys(old)
+    layers = _rope_layers(old)
     if layers:
         example = f"rope_parameters: {{{layers[0]}: {{{name}: {wanted[name]}}}}}"
         message = "this model has other rotary embeddings for each kind of layer"
@@ -78,6 +78,11 @@ def _rope_with(config: PreTrainedConfig, wanted: Mapping[str, Any], name: str, o
     if name in beside:
         raise ConfigError([Problem("is set twice, here and in rope_parameters", (*KEY, name))])
     return {**beside, name: wanted[name]}
+
+
+def _rope_layers(rope_parameters: Mapping[str, Any]) -> list[str]:
+    """The kinds of layers that have parameters of their own; none where all layers share them."""
+    return [name for name, value in rope_parameters.items() if isinstance(value, dict)]
 
 
 def _unknown(
@@ -104,7 +109,7 @@ def _unknown_rope(
 ) -> Iterator[Problem]:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
-    layers = config.nested_rope_parameter_keys(old)
+    layers = _rope_layers(old)
     names = {*RopeParameters.__annotations__, *old, "type"}
     types = {"default", *ROPE_INIT_FUNCTIONS}
     for name, value in wanted.items():
