@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from pydantic import ValidationError, create_model
 
 from dumbo.config.batching import batch_problem
 from dumbo.config.compose import ROOTS, compose
-from dumbo.config.explain import explain_errors, unknown_name_hints
+from dumbo.config.explain import UNKNOWN_OPTION, explain_errors, unknown_name_hints
+from dumbo.config.foreign_keys import looks_like
 from dumbo.config.schema import DatasetEntry, RunConfig
 from dumbo.config.section import Section
 from dumbo.config.source import Source, load_source
-from dumbo.errors import ConfigError, KeyPath, Problem
+from dumbo.errors import ConfigError, KeyPath, Place, Problem
 from dumbo.launch import Launch
 from dumbo.plugin_finder import (
     FoundPlugin,
@@ -24,6 +27,7 @@ from dumbo.plugin_finder import (
     find_plugin,
     install_hint,
     missing_packages,
+    plugin_name,
 )
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
@@ -67,8 +71,16 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
         problems += [sizes] if sizes else []
         problems += manager.start(config)
     if problems or config is None:
-        raise ConfigError(_in_file_order(problems, source))
+        raise ConfigError([*_other_tool(problems, source), *_in_file_order(problems, source)])
     return Configured(source, config, manager)
+
+
+def _other_tool(problems: Sequence[Problem], source: Source) -> list[Problem]:
+    """Whose configuration this is, if many of its unknown keys are those of another tool."""
+    unknown = [str(problem.path[-1]) for problem in problems if problem.path and problem.message == UNKNOWN_OPTION]
+    tool = looks_like(unknown)
+    message = f"this looks like {tool} configuration; 'dumbo docs quickstart' shows one of dumbo's"
+    return [Problem(message, place=Place(str(source.file)))] if tool else []
 
 
 def _listed_plugins(source: Source, folder: Path) -> tuple[list[Any], list[FoundPlugin], list[Problem]]:
@@ -109,10 +121,18 @@ def _validate(source: Source, found: Sequence[FoundPlugin], complete: bool) -> t
     """
     problems: list[Problem] = []
     types = [plugin.type for plugin in found]
-    unlisted, ownerless = _not_brought(source.tree, found)
+    siblings = _siblings(found, source.tree.get("plugins"))
+    unlisted, ownerless = _not_brought(source.tree, found, tuple(siblings))
     for path, plugin in unlisted.items():
+        if _is_meant(plugin.name, source.tree.get("plugins"), found):
+            continue
+        hint = f"add '{plugin.name}' under plugins:"
+        if plugin in siblings:
+            file, _, _ = siblings[plugin].rpartition(":")
+            what = "section" if path[0] != "datasets" else "type"
+            hint = f"{Path(file).name} has a plugin with this {what}: list '{siblings[plugin]}'"
         message = f"this needs the plugin '{plugin.name}', which is not listed"
-        problems.append(Problem(message, path, hints=(f"add '{plugin.name}' under plugins:",)))
+        problems.append(Problem(message, path, hints=(hint,)))
     types += [plugin.type for plugin in {plugin.name: plugin for plugin in unlisted.values()}.values()]
     problems += _unknown_readers(source.tree, types)
     model = compose(types)
@@ -121,6 +141,28 @@ def _validate(source: Source, found: Sequence[FoundPlugin], complete: bool) -> t
     except ValidationError as error:
         config, problems = None, problems + explain_errors(error, source, model)
     return config, problems if complete else [problem for problem in problems if problem.path not in ownerless]
+
+
+def _is_meant(plugin: str, names: Any, found: Sequence[FoundPlugin]) -> bool:
+    """Whether the list of plugins is missing or empty, or has this one misspelled: there it is said already."""
+    if not isinstance(names, list) or not names:
+        return True
+    unknown = {name for name in names if isinstance(name, str)} - {other.name for other in found}
+    return bool(get_close_matches(plugin, unknown, n=1))
+
+
+def _siblings(found: Sequence[FoundPlugin], names: Any) -> dict[FoundPlugin, str]:
+    """The plugin classes beside listed ones in their files that are not listed themselves, with how to list them."""
+    types = {plugin.type for plugin in found}
+    beside: dict[FoundPlugin, str] = {}
+    for plugin in found:
+        file, is_address, _ = str(names[plugin.position]).rpartition(":")
+        module = plugin.type.__module__
+        for name, other in vars(sys.modules[module]).items() if is_address else ():
+            is_plugin = isinstance(other, type) and issubclass(other, BasePlugin) and other.__module__ == module
+            if is_plugin and other not in types:
+                beside[FoundPlugin(plugin_name(other), other, plugin.origin)] = f"{file}:{name}"
+    return beside
 
 
 def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> list[Problem]:
@@ -146,14 +188,14 @@ def _unknown_readers(tree: Mapping[str, Any], types: list[type[BasePlugin]]) -> 
 
 
 def _not_brought(
-    tree: Mapping[str, Any], found: Sequence[FoundPlugin]
+    tree: Mapping[str, Any], found: Sequence[FoundPlugin], siblings: Sequence[FoundPlugin]
 ) -> tuple[dict[KeyPath, FoundPlugin], set[KeyPath]]:
-    """The keys and type names of `tree` that belong to installed plugins which are not listed, and those of nobody."""
+    """The keys and type names of `tree` that belong to plugins which are not listed, and those of nobody."""
     known = {plugin.name for plugin in found}
     strange = {path: key for path, key in _claimable(tree).items() if not any(_brings(p, path, key) for p in found)}
     if not strange:
         return {}, set()
-    installed = [plugin for plugin in find_installed()[0] if plugin.name not in known]
+    installed = [plugin for plugin in (*siblings, *find_installed()[0]) if plugin.name not in known]
     owners = {path: [p for p in installed if _brings(p, path, key)] for path, key in strange.items()}
     unlisted = {path: plugins[0] for path, plugins in owners.items() if plugins}
     return unlisted, strange.keys() - unlisted.keys()

@@ -48,6 +48,7 @@ class Metrics:
 
     def open(self, run: RunInfo) -> None:
         """Open every collector; the first that cannot be opened ends the run with its name in the message."""
+        from dumbo.blame import describe
         from dumbo.errors import DumboError, PluginError
 
         for name, collector in self._collectors:
@@ -55,8 +56,8 @@ class Metrics:
                 collector.open(run)
             except DumboError:
                 raise
-            except Exception as error:
-                message = f"the metrics collector of '{name}' cannot be opened: {type(error).__name__}: {error}"
+            except (Exception, SystemExit) as error:
+                message = f"the metrics collector of '{name}' cannot be opened: {describe(error, type(collector))}"
                 raise PluginError(message) from error
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -72,7 +73,9 @@ class Metrics:
         for entry in list(self._collectors):
             try:
                 call(entry[1])
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                from dumbo.blame import describe
+
                 self._collectors.remove(entry)
-                reason = f"{type(error).__name__}: {error}"
+                reason = describe(error, type(entry[1]))
                 print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)

@@ -37,7 +37,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
         model = run.load_model()
         tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
         model = run.fit_embeddings(model, tokenizer)
-        model = plugins.fold(hooks.ModelPatcherPlugin, model, config)
+        model = run.patch_model(model)
         datasets = build_datasets(run.sources, config, plugins, model, tokenizer, console)
         job = Job(
             config=config,
@@ -46,7 +46,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             train_dataset=datasets.train,
             eval_dataset=datasets.evaluation,
             collator=plugins.call_seat(hooks.CollatorPlugin, config, tokenizer) or datasets.padding_collator,
-            loss=plugins.call_seat(hooks.LossPlugin, config, tokenizer),
+            loss=run.build_loss(tokenizer),
             build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
             build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),
             callbacks=[c for _, callbacks in plugins.call_each(hooks.CallbackPlugin, config) for c in callbacks],

@@ -8,19 +8,19 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError, entry_points, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from dumbo.errors import ConfigError, Place, Problem
-from dumbo.plugin_loader import INTERFACES, BasePlugin
+from dumbo.blame import describe
+from dumbo.errors import ConfigError, Problem
+from dumbo.plugin_checks import check_declarations
+from dumbo.plugin_loader import BasePlugin
 
 GROUP = "dumbo.plugins"
 _SHIPPED = Path(__file__).parent / "plugins"
-_INTERFACE_TYPES = frozenset({BasePlugin, *(interface.type for interface in INTERFACES)})
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,16 @@ def find_plugin(name: str, folder: Path, brought: EntryPoints | None = None) -> 
     `brought` is `brought_plugins()`, for a caller that looks for many: finding them takes 14 ms.
 
     Raises:
-        ConfigError: with one problem without a place, saying what to write.
+        ConfigError: with problems without a place, saying what to write.
     """
-    if ":" in name:
-        return _from_address(name, folder)
+    found = _from_address(name, folder) if ":" in name else _from_name(name, brought)
+    problems = check_declarations(found.name, found.type)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _from_name(name: str, brought: EntryPoints | None) -> FoundPlugin:
     entries = list((brought_plugins() if brought is None else brought).select(name=name))
     if name in shipped_names():
         if entries:
@@ -217,18 +223,6 @@ def _import_file(file: Path, address: str) -> ModuleType:
         del sys.modules[name]
         _refuse(f"the plugin '{address}' cannot be imported: {describe(error)}", cause=error)
     return module
-
-
-def describe(error: BaseException, plugin: type[BasePlugin] | None = None) -> str:
-    """An error in one line: type, text, and where it came from: in the file of `plugin` if it passed through there."""
-    text = " ".join(str(error).split()) or "no message"
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {error.msg}"
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    frames = [(file, line) for file, line in frames if "importlib" not in file and not file.startswith("<")]
-    own = getattr(sys.modules.get(plugin.__module__), "__file__", None) if plugin else None
-    places = [Place(*frame) for frame in frames if frame[0] == own] or [Place(*frame) for frame in frames]
-    return f"{type(error).__name__}: {text}" + (f" ({places[-1]})" if places else "")
 
 
 def _relative(name: str) -> str:

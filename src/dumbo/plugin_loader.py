@@ -255,6 +255,8 @@ class Interface:
 
     type: type[BasePlugin]
     hook: str
+    returns: str
+    """What the method must return, for messages."""
     claim: Claim
     charge: str = ""
     """Section of the configuration whose keys the holder must consume; a key that it does not is an error."""
@@ -264,22 +266,26 @@ class Interface:
 
 
 INTERFACES: tuple[Interface, ...] = (
-    Interface(ModelLoaderPlugin, "load_model", Claim.EXACTLY_ONE, "model"),
-    Interface(TokenizerLoaderPlugin, "load_tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
-    Interface(TrainerPlugin, "build_trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
-    Interface(LossPlugin, "build_loss", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)),
-    Interface(CollatorPlugin, "build_collator", Claim.AT_MOST_ONE),
-    Interface(OptimizerPlugin, "build_optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS),
-    Interface(SchedulerPlugin, "build_scheduler", Claim.AT_MOST_ONE, "trainer.arguments", SCHEDULE_KEYS),
-    Interface(LoadOptionsPlugin, "load_kwargs", Claim.ANY_NUMBER),
-    Interface(ModelPatcherPlugin, "patch_model", Claim.ANY_NUMBER),
-    Interface(ReaderPlugin, "read", Claim.ANY_NUMBER),
-    Interface(DataFormatPlugin, "build_data_format", Claim.ANY_NUMBER),
-    Interface(TrainFormatPlugin, "build_train_format", Claim.ANY_NUMBER),
-    Interface(DatasetPlugin, "transform_dataset", Claim.ANY_NUMBER),
-    Interface(CallbackPlugin, "get_callbacks", Claim.ANY_NUMBER),
-    Interface(LoggingPlugin, "get_metrics_collector", Claim.ANY_NUMBER),
-    Interface(OutputPlugin, "after_train", Claim.ANY_NUMBER),
-    Interface(CommandPlugin, "run_command", Claim.ANY_NUMBER),
+    Interface(ModelLoaderPlugin, "load_model", "the model", Claim.EXACTLY_ONE, "model"),
+    Interface(TokenizerLoaderPlugin, "load_tokenizer", "the tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
+    Interface(TrainerPlugin, "build_trainer", "a trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
+    Interface(
+        LossPlugin, "build_loss", "a function", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)
+    ),
+    Interface(CollatorPlugin, "build_collator", "a function from rows to a batch", Claim.AT_MOST_ONE),
+    Interface(
+        OptimizerPlugin, "build_optimizer", "an optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS
+    ),
+    Interface(SchedulerPlugin, "build_scheduler", "a schedule", Claim.AT_MOST_ONE, "trainer.arguments", SCHEDULE_KEYS),
+    Interface(LoadOptionsPlugin, "load_kwargs", "a mapping of arguments for from_pretrained", Claim.ANY_NUMBER),
+    Interface(ModelPatcherPlugin, "patch_model", "the model", Claim.ANY_NUMBER),
+    Interface(ReaderPlugin, "read", "rows", Claim.ANY_NUMBER),
+    Interface(DataFormatPlugin, "build_data_format", "a function from Row to Conversation or Text", Claim.ANY_NUMBER),
+    Interface(TrainFormatPlugin, "build_train_format", "a function from a record to Example", Claim.ANY_NUMBER),
+    Interface(DatasetPlugin, "transform_dataset", "the training set", Claim.ANY_NUMBER),
+    Interface(CallbackPlugin, "get_callbacks", "a list of TrainerCallbacks", Claim.ANY_NUMBER),
+    Interface(LoggingPlugin, "get_metrics_collector", "a MetricsCollector", Claim.ANY_NUMBER),
+    Interface(OutputPlugin, "after_train", "the artifact", Claim.ANY_NUMBER),
+    Interface(CommandPlugin, "run_command", "the exit code: return 0", Claim.ANY_NUMBER),
 )
 """The catalogue. `dumbo plugins` prints it, and the plugin manager knows no other."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from dumbo.blame import describe, describe_exit
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, DumboError, PluginError, Problem
-from dumbo.plugin_finder import FoundPlugin, describe
+from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_loader import INTERFACES, BasePlugin, Interface, Services
+from dumbo.plugin_results import check_result, shown
 from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ class PluginManager:
                 problems += error.problems
             except DumboError as error:
                 problems.append(Problem(str(error), ("plugins", found.position)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 message = f"plugin '{found.name}' cannot be made: {describe(error, found.type)}"
                 problems.append(Problem(message, ("plugins", found.position)))
         return problems
@@ -100,19 +102,26 @@ class PluginManager:
         """As `call_provider`, for a hook that yields: what it raises on the way is blamed on the plugin too."""
         found, hook = self._provider(interface, table, name), _interface(interface).hook
         with _blaming(found, hook):
-            yield from getattr(self._instances[found.name], hook)(*arguments)
+            rows = getattr(self._instances[found.name], hook)(*arguments)
+            check_result(found.name, _interface(interface), rows)
+            yield from rows
+
+    def provider(self, interface: type[BasePlugin], table: str, name: str) -> str:
+        """The name of the plugin whose `table` has `name`."""
+        return self._provider(interface, table, name).name
 
     def guarded(
-        self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], R]
+        self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], R], kind: Any, words: str
     ) -> Callable[[T], R]:
-        """A function that `call_provider` returned; what it raises is blamed on the plugin that made it."""
+        """A function that `call_provider` returned; what it raises is blamed on the plugin that made it, and so is what
+        it returns and is no `kind`, which is called `words`."""
         found, what = self._provider(interface, table, name), f"what {_interface(interface).hook} returned"
 
         def call(item: T) -> R:
             with _blaming(found, what):
                 result = function(item)
-            if result is None:
-                raise PluginError(f"plugin '{found.name}': {what} returned None for a row")
+            if not isinstance(result, kind):
+                raise PluginError(f"plugin '{found.name}': {what} made {shown(result)} of a row; it must make {words}")
             return result
 
         return call
@@ -123,14 +132,13 @@ class PluginManager:
 
     def _provider(self, interface: type[BasePlugin], table: str, name: str) -> FoundPlugin:
         plugins = serving(_interface(interface), self.found)
-        return next(plugin for plugin in plugins if name in getattr(plugin.type, table))
+        return next(plugin for plugin in plugins if name in getattr(plugin.type, table, {}))
 
     def _call(self, found: FoundPlugin, hook: str, *arguments: Any, **keywords: Any) -> Any:
         """The hook's result; no result is an error, as what was asked for would be left undone in silence."""
         with _blaming(found, hook):
             result = getattr(self._instances[found.name], hook)(*arguments, **keywords)
-        if result is None:
-            raise PluginError(f"plugin '{found.name}': {hook} returned None; see 'dumbo docs plugins' for what it must")
+        check_result(found.name, next(spec for spec in INTERFACES if spec.hook == hook), result)
         return result
 
     def _watched_section(self, spec: Interface, found: FoundPlugin) -> Any:
@@ -147,6 +155,9 @@ def _blaming(found: FoundPlugin, hook: str) -> Iterator[None]:
         yield
     except DumboError:
         raise
+    except SystemExit as error:
+        message = f"plugin '{found.name}' ended the program in {hook} ({describe_exit(error, found.type)})"
+        raise PluginError(message) from error
     except Exception as error:
         raise PluginError(f"plugin '{found.name}' failed in {hook}: {describe(error, found.type)}") from error
 

@@ -10,14 +10,9 @@ from typing import Any
 from dumbo.config.compose import ROOTS, is_free_section
 from dumbo.config.schema import RunConfig
 from dumbo.errors import Problem, key_path
+from dumbo.plugin_checks import claims as claims
 from dumbo.plugin_finder import FoundPlugin, find_installed
 from dumbo.plugin_loader import INTERFACES, BasePlugin, Claim, Interface, Phase
-
-
-def claims(plugin: type[BasePlugin], interface: Interface) -> bool:
-    """Whether the class has the interface's method itself."""
-    method = getattr(plugin, interface.hook, None)
-    return callable(method) and method is not getattr(interface.type, interface.hook)
 
 
 def serving(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:

@@ -11,18 +11,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dumbo.blame import describe, describe_exit
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.build import Source
 from dumbo.errors import DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
-from dumbo.plugin_finder import FoundPlugin, describe
-from dumbo.plugin_loader import LoadOptionsPlugin, LoggingPlugin, ModelLoaderPlugin, Services
+from dumbo.plugin_finder import FoundPlugin
+from dumbo.plugin_loader import (
+    LoadOptionsPlugin,
+    LoggingPlugin,
+    LossPlugin,
+    ModelLoaderPlugin,
+    ModelPatcherPlugin,
+    Services,
+)
+from dumbo.plugin_results import checked_loss
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dumbo.job import Loss
 
 
 @dataclass
@@ -58,9 +69,6 @@ class OpenRun:
         write_run_file(self.folder, tree)
         collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
-            if not isinstance(collector, MetricsCollector):
-                kind = type(collector).__name__
-                raise PluginError(f"plugin '{name}': get_metrics_collector must return a MetricsCollector, not {kind}")
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)
         self.metrics.open(RunInfo(self.folder.name, self.folder, tree))
@@ -90,6 +98,27 @@ class OpenRun:
         model: PreTrainedModel = loader.load(name)
         return model
 
+    def patch_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model as all patchers leave it.
+
+        Raises:
+            PluginError: there is nothing left in it to train.
+        """
+        plugins = self.configured.plugins
+        model = plugins.fold(ModelPatcherPlugin, model, self.configured.config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            names = [f"'{name}'" for name in plugins.names(ModelPatcherPlugin) or plugins.names(ModelLoaderPlugin)]
+            which = f"the plugin {names[0]}" if len(names) == 1 else f"the plugins {', '.join(names)}"
+            message = "no parameter is trained: none is left with requires_grad"
+            raise PluginError(f"{message}; look at {which}")
+        return model
+
+    def build_loss(self, tokenizer: PreTrainedTokenizerBase) -> Loss | None:
+        """The loss of the plugin in that seat, which is blamed for what its loss returns."""
+        plugins = self.configured.plugins
+        loss = plugins.call_seat(LossPlugin, self.configured.config, tokenizer)
+        return loss and checked_loss(plugins.names(LossPlugin)[0], loss)
+
     @contextmanager
     def blaming_plugins(self, stage: str) -> Iterator[None]:
         """Turn an error that passed through a plugin's own file, such as its loss or callback, into one that names
@@ -98,18 +127,21 @@ class OpenRun:
             yield
         except DumboError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             blamed = self._passed_through(error)
             if not blamed:
                 raise
             names = " or ".join(f"'{plugin.name}'" for plugin in blamed)
+            if isinstance(error, SystemExit):
+                message = f"plugin {names} ended the program during {stage} ({describe_exit(error, blamed[0].type)})"
+                raise PluginError(message) from error
             raise PluginError(f"plugin {names} failed during {stage}: {describe(error, blamed[0].type)}") from error
 
-    def _passed_through(self, error: Exception) -> list[FoundPlugin]:
+    def _passed_through(self, error: BaseException) -> list[FoundPlugin]:
         """The plugins in whose file the error was last; one where the call can be told to be its class's own."""
         by_file: dict[str | None, list[FoundPlugin]] = {}
         for plugin in self.configured.plugins.found:
-            by_file.setdefault(sys.modules[plugin.type.__module__].__file__, []).append(plugin)
+            by_file.setdefault(getattr(sys.modules[plugin.type.__module__], "__file__", None), []).append(plugin)
         codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
         codes = [code for code in reversed(codes) if code.co_filename in by_file]
         for code in codes:

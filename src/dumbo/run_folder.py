@@ -32,10 +32,7 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
         ConfigError: the folder holds a run already, or cannot be made or written to.
     """
     folder = Path(wanted) if wanted is not None else _free_folder(Path("runs") / run_name(config_file))
-    held = [name for name in _MARKS if (folder / name).exists()]
-    if held:
-        hint = "name another folder, or leave output_dir out: every run then gets a folder of its own"
-        raise ConfigError.at("trainer.output_dir", f"{folder} already holds a run (it has '{held[0]}')", hint)
+    refuse_held_folder(folder)
     probe = folder / ".write-test"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +42,14 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
         message = f"the run's folder {folder} cannot be written to: {getattr(error, 'strerror', error)}"
         raise ConfigError.at("trainer.output_dir", message, "name a folder that you may write to") from error
     return folder
+
+
+def refuse_held_folder(folder: Path) -> None:
+    """Raise a `ConfigError` if the folder holds a run already."""
+    held = [name for name in _MARKS if (folder / name).exists()]
+    if held:
+        hint = "name another folder, or leave output_dir out: every run then gets a folder of its own"
+        raise ConfigError.at("trainer.output_dir", f"{folder} already holds a run (it has '{held[0]}')", hint)
 
 
 def _free_folder(folder: Path) -> Path:

@@ -196,6 +196,7 @@ DOES = {
     "freeze.py": lambda out, run: re.search(r"frozen: 1 of \d+ parameters", out),
     "line_reader.py": lambda out, run: re.search(r"questions.txt +2 ", out),
     "quiz.py": lambda out, run: "trained 2 steps" in out,
+    "whole_text.py": lambda out, run: re.search(r"train.jsonl +8 +[\d,]+ +9\d%", out),
     "answer_only.py": lambda out, run: re.search(r"train.jsonl +8 +[\d,]+ +[1-9]\d?%", out),
     "shortest_half.py": lambda out, run: "kept the 4 shortest rows of 8" in out,
     "pad_to_eight.py": lambda out, run: "trained 2 steps" in out,

@@ -92,6 +92,64 @@ def test_a_column_of_another_type_is_refused(value, kind):
     assert message_of(error) == f"'instruction' is {kind}\n    it must be text"
 
 
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_an_answer_that_is_empty_is_refused(answer):
+    for make in (alpaca(), alpaca(prompt="plain")):
+        with pytest.raises(DataError) as error:
+            make(row(instruction="Add.", output=answer))
+        assert message_of(error) == "'output' is empty\n    there is no answer to train on"
+    asked = {"role": "user", "content": "a"}
+    for turns, number in (([asked, "b", asked, answer], 4), ([asked, answer, asked, "b"], 2), ([asked, answer], 2)):
+        said = [turn if turn is asked else {"role": "assistant", "content": turn} for turn in turns]
+        with pytest.raises(DataError) as error:
+            messages()(row(messages=said))
+        assert message_of(error).startswith(f"'content' of message {number} is empty\n    there is no answer")
+
+
+def test_only_an_assistant_that_calls_or_thinks_may_say_nothing():
+    listed = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": ""},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}], "reasoning_content": None},
+        {"role": "tool", "content": ""},
+        {"role": "assistant", "content": "Done."},
+    ]
+    assert len(messages()(row(messages=listed)).messages) == 5
+    listed[2]["tool_calls"] = []
+    with pytest.raises(DataError, match="'content' of message 3 is empty"):
+        messages()(row(messages=listed))
+
+
+SHAREGPT = "    this looks like ShareGPT ('from', 'value'); rename them to 'role' and 'content', and the roles "
+
+
+def test_messages_under_another_name_are_found():
+    turn = {"role": "user", "content": "a"}
+    with pytest.raises(DataError) as error:
+        messages()(row(id="1", tags=["x"], conversations=[turn]))
+    assert message_of(error).splitlines() == [
+        "no column 'messages'",
+        "    write `data_format: {type: messages, field_messages: conversations}`",
+        "    the row has 'id', 'tags', 'conversations'",
+    ]
+    with pytest.raises(DataError) as error:
+        messages()(row(mesages="a", texts=[]))
+    assert message_of(error).splitlines()[1] == "    did you mean 'mesages'?"
+
+
+def test_rows_of_sharegpt_are_recognised():
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    with pytest.raises(DataError) as error:
+        messages()(row(conversations=turns))
+    lines = message_of(error).splitlines()
+    assert lines[1] == "    write `data_format: {type: messages, field_messages: conversations}`"
+    assert lines[2].startswith(SHAREGPT)
+    with pytest.raises(DataError) as error:
+        messages(field_messages="conversations")(row(conversations=turns))
+    lines = message_of(error).splitlines()
+    assert lines[0] == "message 1 has no 'role'" and lines[2].startswith(SHAREGPT)
+
+
 def test_messages_keep_other_keys_and_drop_nulls():
     listed = [{"role": "user", "content": "hi", "name": "Ada", "tool_calls": None}]
     conversation = messages()(row(messages=listed))

@@ -1,5 +1,7 @@
 """`jinja_formatter`: tokens and labels from conversations, against tokenizers of four kinds."""
 
+import pickle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -302,7 +304,10 @@ def test_what_an_assistant_says_beside_content_is_not_silently_left_out(bpe, key
 
 
 def test_a_conversation_with_nothing_to_train_on_is_refused(bpe):
-    assert refusal(chat(bpe), talk("user: a")) == "no assistant message, so there is nothing to train on"
+    assert refusal(chat(bpe), talk("human: a", "gpt: b", "human: c")) == (
+        "no assistant message, so there is nothing to train on\n"
+        "    the roles are 'human', 'gpt'; what is trained has the role 'assistant'"
+    )
     unmarked = byte_level(CHATML + "{% if false %}{% generation %}{% endgeneration %}{% endif %}")
     assert refusal(chat(unmarked), talk("user: a", "assistant: b")).startswith("no token to train on")
 
@@ -446,6 +451,12 @@ def test_any_conversation_has_the_labels_of_the_reference(kind, strips):
         assert example.labels == reference_labels(tokenizer, segments, example.input_ids)
 
     compare()
+
+
+def test_a_format_can_be_sent_to_another_process(bpe):
+    conversation = talk("user: a", "assistant: b")
+    for build in (chat(bpe), jinja(bpe), jinja(bpe, CHATML, train_on_inputs=False)):
+        assert pickle.loads(pickle.dumps(build))(conversation) == build(conversation)
 
 
 def test_the_number_of_renders_does_not_grow_with_the_conversation(bpe):

@@ -207,6 +207,36 @@ def test_single_object_is_explained():
         )
 
 
+def test_list_of_rows_in_an_object_on_one_line_is_explained():
+    text = '{"data": [{"a": 1}, {"a": 2}]}'
+    fails_with(
+        write("one.json", f"\n{text}\n"),
+        "one.json: the file is a single object, whose key 'data' holds a list; write `field: data` to read the list",
+        "    if the object is a row, the only one, write `format: jsonl`",
+    )
+    assert read_values("one.json", field="data") == [{"a": 1}, {"a": 2}]
+    assert read_values("one.json", format="jsonl") == [json.loads(text)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"conversations": [{"from": "human", "value": "hi"}]},
+        {"texts": ["a", "b"]},
+        {"data": []},
+        {"prompt": "a", "tools": [{"name": "add"}]},
+    ],
+)
+def test_object_that_is_the_only_row_is_read(row):
+    assert read_values(write("one.json", json.dumps(row))) == [row]
+
+
+def test_lists_in_the_objects_of_several_rows_are_read():
+    rows = [{"steps": [{"a": number}]} for number in range(3)]
+    assert read_values(write("rows.json", "\n".join(map(json.dumps, rows)))) == rows
+
+
 def test_documents_of_other_kinds_are_explained():
     fails_with(write("a.json", '"text"'), "a.json:1: expected an array of objects, got a text")
     fails_with(write("a.json", "hello"), "a.json:1:1: not valid JSON: expecting value")

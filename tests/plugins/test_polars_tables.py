@@ -84,6 +84,20 @@ def test_csv_header_is_checked():
     fails_with(write("h.csv", b"\x00\x01\x02"), "h.csv: binary data, not csv")
 
 
+@pytest.mark.parametrize(("sign", "name"), [(";", "';'"), ("\t", "a tab")])
+def test_csv_with_other_signs_than_commas_is_named_at_its_header(sign, name):
+    expected = f"s.csv:2: the file seems to use {name} between values; only commas are read"
+    for header in (["a", "b"], ['"a"', '"b, c"'], ["a", '"b, ""c"""', "d"]):
+        path = write("s.csv", "\n" + sign.join(header) + "\r\n" + sign.join(header) + "\n")
+        fails_with(path, expected, "    save it with commas, or as JSONL")
+
+
+def test_csv_of_one_column_may_hold_semicolons():
+    assert read_values(write("one.csv", 'text\n1; 2\n"3; 4, 5"\n')) == [{"text": "1; 2"}, {"text": "3; 4, 5"}]
+    assert read_values(write("one.csv", '"a;b"\n1\n')) == [{"a;b": "1"}]
+    assert read_values(write("two.csv", "a,b;c\n1,2;3\n")) == [{"a": "1", "b;c": "2;3"}]
+
+
 @pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "stream.arrow"])
 def test_nested_columns_come_back_as_python_values(name):
     frame = polars.DataFrame(NESTED)

@@ -57,11 +57,18 @@ def test_good_names_pass(folder, monkeypatch):
         ("tiny", "    relative paths start at {here}; there is '{here}/models/tiny'"),
         ("./models/tiny/config.json", "is a file; write the folder that it lies in"),
         ("./models", "'./models' holds no config.json"),
+        ("./stories", "model.base_model: there is no folder './stories'\n    relative paths start at {here}"),
+        ("stories", "which is 'owner/name'\n    relative paths start at {here}"),
     ],
 )
 def test_bad_names_are_explained(folder, here, name, expected):
     found = problems(run_config(base_model=name))
     assert expected.format(here=here) in found[0]
+
+
+def test_only_relative_paths_have_a_start(here):
+    (found,) = problems(run_config(base_model=str(here / "stories")))
+    assert found == f"model.base_model: there is no folder '{here / 'stories'}'"
 
 
 def test_a_broken_config_is_named(folder):
@@ -90,9 +97,13 @@ def test_a_folder_without_tokenizer_needs_another_one(folder, here):
     assert problems(run_config(base_model="models/tiny")) == []
 
 
-def test_the_path_of_a_tokenizer_is_checked_like_a_model(folder):
+def test_the_path_of_a_tokenizer_is_checked_like_a_model(folder, here):
     found = problems(run_config(base_model="models/tiny", tokenizer={"path": "./models/tinny"}))
-    assert found == ["model.tokenizer.path: there is no folder './models/tinny'\n    did you mean 'models/tiny'?"]
+    assert [line.strip() for line in found[0].splitlines()] == [
+        "model.tokenizer.path: there is no folder './models/tinny'",
+        "did you mean 'models/tiny'?",
+        f"relative paths start at {here}",
+    ]
     assert problems(run_config(base_model="models/tiny", tokenizer={"path": ""})) == ["model.tokenizer.path: is empty"]
 
 

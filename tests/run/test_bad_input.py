@@ -121,10 +121,10 @@ def test_a_learning_rate_that_is_none(write, refuse, value):
         (b"", "run.yaml: the file is empty"),
         (b"# a comment\n", "run.yaml: the file is empty"),
         (b"- model\n", "run.yaml:1:1: expected a mapping, got a list"),
-        (b"caf\xe9\n", "run.yaml: not a text file in UTF-8"),
+        (b"caf\xe9\n", "run.yaml:1:4: not a text file in UTF-8\n    save the file as UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00", "run.yaml: not a text file in UTF-8"),
         (b"a: \x01\n", "run.yaml:1: not a text file: it holds control characters"),
-        (b"model: {\n", "run.yaml:2:1: not valid YAML"),
+        (b"model: {\n", "run.yaml:1:8: not valid YAML: the bracket opened here is never closed"),
     ],
 )
 def test_a_file_that_is_no_configuration(write, refuse, text, expected):
@@ -293,6 +293,120 @@ def test_a_plugin_that_raises_when_it_is_made_or_checks(write, refuse):
     assert "plugins.4: plugin 'mine' cannot be made: KeyError: 'x' (" in refuse()
 
 
+FAULTY = """\
+import sys
+from dumbo.config.schema import FormatOptions
+from dumbo.config.section import Section
+from dumbo.data.records import Example, Origin, Row, Text
+from dumbo.metrics import MetricsCollector
+from dumbo.plugin_loader import *
+
+
+class MinePlugin(BasePlugin):
+    readers = {"mine": Section}
+    data_formats = train_formats = {"mine": FormatOptions}
+    HOOK
+"""
+LOSS = "def build_loss(self, config, tokenizer):\n        import torch\n        return lambda "
+COLLECTOR = "def get_metrics_collector(self):\n        "
+FORMAT = "def build_train_format(self, options, tokenizer):\n        return lambda record: "
+ROW = "rows.jsonl:1: the plugin 'mine' made an example with "
+PATCHER = "def patch_model(self, model, config):\n        "
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"),
+    [
+        (
+            PATCHER + "pass",
+            "plugin 'mine': patch_model returned None; it must return the model (did you forget 'return'?)",
+        ),
+        (PATCHER + "return 3", "plugin 'mine': patch_model returned an int; it must return the model"),
+        (PATCHER + "sys.exit(3)", "plugin 'mine' ended the program in patch_model (sys.exit(3), mine.py:13)"),
+        (
+            PATCHER + "return model.requires_grad_(False)",
+            "no parameter is trained: none is left with requires_grad; loo",
+        ),
+        (
+            PATCHER + "config.trainer.seed = 3",
+            "plugin 'mine' failed in patch_model: the configuration cannot be changed (it set 'seed') (mine.py:13)",
+        ),
+        (
+            "def get_callbacks(self, config):\n        from transformers import TrainerCallback\n"
+            "        return TrainerCallback()",
+            "get_callbacks returned one callback; it must return a list of TrainerCallbacks: write [TrainerCallback(",
+        ),
+        (
+            "def get_callbacks(self, config): return [3]",
+            "plugin 'mine': get_callbacks returned a list with an int; it mu",
+        ),
+        (
+            "def load_kwargs(self, config): return 'eager'",
+            "plugin 'mine': load_kwargs returned a str; it must return a m",
+        ),
+        (
+            LOSS + "model, batch, num_items: None",
+            "plugin 'mine': the loss returned None; it must return a scalar tensor",
+        ),
+        (
+            LOSS + "model, batch, num_items: 1.0",
+            "plugin 'mine': the loss returned a float; it must return a scalar tensor",
+        ),
+        (
+            LOSS + "model, batch, num_items: torch.zeros(())",
+            "plugin 'mine': the loss returned a tensor without gradient",
+        ),
+        (
+            LOSS + "model, batch, num_items: torch.zeros(2)",
+            "plugin 'mine': the loss returned a tensor of the shape [2]",
+        ),
+        (
+            LOSS + "model, batch: None",
+            "plugin 'mine': the loss takes (model, batch) (mine.py:14), must take (model, batch,",
+        ),
+        (
+            COLLECTOR + "return MetricsCollector()",
+            "plugin 'mine': its collector MetricsCollector has no method log_metrics",
+        ),
+        (
+            COLLECTOR + "return MetricsCollector",
+            "returned the class MetricsCollector; it must return a MetricsCollector: w",
+        ),
+        (FORMAT + "Example([1, 2], [1], record.origin)", ROW + "2 token ids and 1 labels; each token has one label"),
+        (FORMAT + "Example([], [], record.origin)", ROW + "no tokens"),
+        (
+            FORMAT + "Example([1, 9999], [1, 1], record.origin)",
+            ROW + "the token id 9999; the model has embeddings for 0 to",
+        ),
+        (FORMAT + "Example([1, -5], [1, 1], record.origin)", ROW + "the token id -5"),
+        (
+            FORMAT + "{}",
+            "plugin 'mine': what build_train_format returned made a dict of a row; it must make an Example",
+        ),
+        (
+            "def build_data_format(self, options): return lambda row: 'text'",
+            "plugin 'mine': what build_data_format returned made a str of a row; it must make a Conversation or Text",
+        ),
+        (
+            "def read(self, options): yield {'text': 'a'}",
+            "plugin 'mine': read yielded a dict; yield Row(values, Origin(file, number))",
+        ),
+        (
+            "def read(self, options): pass",
+            "plugin 'mine': read returned None; it must yield rows (did you forget 'yield'?)",
+        ),
+    ],
+)
+def test_what_a_plugin_may_not_return_or_do(write, capsys, hook, expected):
+    entry = ENTRIES.get(hook.partition("(")[0].removeprefix("def "), {})
+    write({"plugins": [*SHIPPED, "./mine.py:MinePlugin"], **entry}, mine=FAULTY.replace("HOOK", hook))
+    assert main(["train", "run.yaml"]) == 2
+    said = capsys.readouterr().err.replace(f"{Path.cwd()}/", "")
+    assert "Traceback" not in said
+    assert "src/dumbo" not in said
+    assert expected in said
+
+
 def test_a_verb_that_raises(tmp_path, monkeypatch, capsys):
     info = tmp_path / "verbs-1.0.dist-info"
     info.mkdir()
@@ -305,6 +419,27 @@ def test_a_verb_that_raises(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("the verb 'shout' failed: KeyError: 'x' (")
     assert main(["shuot"]) == 2
     assert "did you mean 'dumbo shout'?" in capsys.readouterr().err
+    del sys.modules["dumbo_test_verbs"]
+
+
+def test_a_verb_that_returns_nothing_or_is_dumbo_s_own_or_cannot_be_imported(tmp_path, monkeypatch, capsys):
+    info = tmp_path / "verbs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: verbs\nVersion: 1.0\n")
+    entries = "mine = dumbo_test_verbs:MinePlugin\nbroken = dumbo_broken_verbs:Mine\n"
+    (info / "entry_points.txt").write_text(f"[dumbo.plugins]\n{entries}")
+    text = RAISES.format("CommandPlugin", "commands = {'shout': 'Shouts.', 'check': 'Checks.'}", "run_command")
+    (tmp_path / "dumbo_test_verbs.py").write_text(text.replace("raise KeyError('x')", "pass"))
+    (tmp_path / "dumbo_broken_verbs.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["shout"]) == 2
+    assert capsys.readouterr().err.startswith("plugin 'mine': run_command returned None; it must return the exit code")
+    assert main(["count"]) == 2
+    assert "the plugin 'broken' cannot be imported: ZeroDivisionError" in capsys.readouterr().err
+    assert main(["plugins"]) == 0
+    listed = capsys.readouterr()
+    assert "verb       dumbo shout: Shouts." in listed.out
+    assert "plugin 'mine' brings the verb 'check', which is dumbo's own and never reaches it" in listed.err
     del sys.modules["dumbo_test_verbs"]
 
 
@@ -327,7 +462,10 @@ def test_an_output_folder_that_cannot_be_written_or_holds_a_run(write, refuse):
     for mark in ("metrics.jsonl", "model", "checkpoints"):
         (Path(mark) / mark).mkdir(parents=True)
         write({"trainer.output_dir": mark})
-        assert f"trainer.output_dir: {mark} already holds a run (it has '{mark}')" in refuse()
+        for verb in ("train", "check"):
+            said = refuse(verb=verb)
+            assert said.startswith(line_of("output_dir"))
+            assert f"trainer.output_dir: {mark} already holds a run (it has '{mark}')" in said
 
 
 def test_every_mistake_of_a_command_line_is_said_at_once(write, refuse):
@@ -335,6 +473,33 @@ def test_every_mistake_of_a_command_line_is_said_at_once(write, refuse):
     said = refuse("trainer.seed=x", "trainer.nothing.more=1", "just-a-word")
     about = [line.split(": ")[1] for line in said.splitlines() if line.startswith("command line: ")]
     assert sorted(about) == ["'just-a-word' is not an override", "trainer.nothing", "trainer.seed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run.yaml", "--learning_rate", "3"], "write trainer.arguments.learning_rate=3"),
+        (["train", "run.yaml", "--learning-rate=3"], "write trainer.arguments.learning_rate=3"),
+        (["run.yaml", "--path", "x.jsonl"], "write model.tokenizer.path=x.jsonl or datasets.0.path=x.jsonl"),
+        (["run.yaml", "--per_device_train_batch_size", "4"], "write physical_batch_size"),
+        (["--config", "ok.yaml"], "write dumbo ok.yaml"),
+        (["check", "--config=ok.yaml"], "write dumbo check ok.yaml"),
+        (["check", "run.yaml", "--row"], "'dumbo check --help' lists the flags; options are written section.key=value"),
+    ],
+    ids=" ".join,
+)
+def test_flags_of_other_tools_are_told_what_to_write(capsys, words, expected):
+    assert main(words) == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first.startswith("dumbo has no flag '--")
+    assert hint == f"    {expected}"
+
+
+def test_a_command_without_its_file_asks_for_nothing_else(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["check"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[0] == "dumbo check: the following arguments are required: config"
 
 
 def test_mistakes_are_found_before_torch_is_imported(tmp_path, model_folder, rows_file):

@@ -197,3 +197,98 @@ def test_what_cannot_be_found_says_what_to_write(tmp_path, name, expected):
 def test_missing_packages_are_named(package):
     Needy = type("Needy", (BasePlugin,), {"packages": ("json", "no_such_package_at_all")})
     assert missing_packages(Needy) == ("no_such_package_at_all",)
+
+
+DECLARING = """\
+from dataclasses import dataclass
+from typing import ClassVar
+from dumbo.config.schema import FormatOptions
+from dumbo.config.section import Section
+from dumbo.plugin_loader import *
+
+
+@dataclass
+class Opt2:
+    every: int = 1
+
+
+class Ok(Section):
+    every: int = 1
+
+
+class Ten(Section):
+    every: int = "ten"
+    needed: str
+
+
+class MinePlugin(BasePlugin):
+    {}
+"""
+PATCH = "def patch_model(self, model, config): return model"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            f"section, options_type = 'trainer.x', Opt2\n    {PATCH}",
+            "options_type 'Opt2' is not a Section\n    derive it from dumbo.config.section.Section",
+        ),
+        (
+            f"section, options_type = 'trainer.x', Ok()\n    {PATCH}",
+            "is an instance, not a class\n    write Ok, not Ok()",
+        ),
+        (f"options_type = Ok\n    {PATCH}", "it has options_type 'Ok' but no section: nobody can write these options"),
+        (f"section = 'trainer.x'\n    {PATCH}", "it has the section 'trainer.x' but no options_type"),
+        (
+            f"section, options_type = 'trainer.x', Ten\n    {PATCH}",
+            "options_type 'Ten': the default of 'every' is wrong: it should be a valid integer, and is 'ten'",
+        ),
+        ("readers = {'r': Ten}\n    def read(self, options): ...", "readers['r']: the default of 'every' is wrong"),
+        ("readers = {'r': Opt2}\n    def read(self, options): ...", "readers['r'] 'Opt2' is not a Section"),
+        ("readers = ['r']\n    def read(self, options): ...", "'readers' must map names to classes of options"),
+        ("def read(self, options): ...", "it has 'read', but 'readers' is empty"),
+        (
+            "data_formats = {'r': Ok}\n    def build_data_format(self, options): ...",
+            "data_formats['r'] 'Ok' is not a FormatOptions",
+        ),
+        ("commands = {}\n    def run_command(self, verb, arguments): ...", "'commands' must map each verb to its line"),
+        (f"after = 'lora'\n    {PATCH}", "'after' must be a set of names of plugins"),
+        (f"phase = 2\n    {PATCH}", "'phase' must be a Phase, not 2"),
+        (
+            "def patch_model(self, model): return model",
+            "patch_model takes (self, model), must take (self, model, config) ({}:23)",
+        ),
+        (
+            "@staticmethod\n    def patch_model(model): return model",
+            "patch_model takes (model), must take (self, model, c",
+        ),
+        (f"def __init__(self, path): ...\n    {PATCH}", "__init__ takes (self, path), must take (self) ({}:23)"),
+        ("def check(self): ...", "check takes (self), must take (self, config) ({}:23)"),
+        (
+            "def load_tokenizer(self, config): ...",
+            "load_tokenizer takes (self, config), must take (self, config, model=None) ({}:23)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_class_is_said_when_it_is_found(tmp_path, body, expected):
+    (tmp_path / "mine.py").write_text(DECLARING.format(body))
+    said = refusal("./mine.py:MinePlugin", tmp_path)
+    assert said.startswith("plugin 'mine': ")
+    assert expected.format(tmp_path / "mine.py") in said
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def patch_model(self, *anything): ...",
+        "def patch_model(self, model, config, more=1, **others): ...",
+        "@staticmethod\n    def patch_model(model, config): ...",
+        "def load_tokenizer(self, config, **keywords): ...",
+        "readers, options_type = {'r': Ok}, Ok\n    def read(self, options): ...",
+        "section, options_type = 'trainer.x', Ok\n    def check(self, config): ...",
+    ],
+)
+def test_what_can_be_called_is_fine(tmp_path, body):
+    (tmp_path / "mine.py").write_text(DECLARING.format(body))
+    assert find_plugin("./mine.py:MinePlugin", tmp_path).name == "mine"

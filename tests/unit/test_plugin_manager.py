@@ -43,9 +43,11 @@ def line_of(function, text):
 
 
 def test_a_plugin_has_its_config_options_seats_and_services():
-    class LonePlugin(BasePlugin):
+    class LonePlugin(BasePlugin, MetricsCollector):
         def get_metrics_collector(self):
             return self
+
+        def log_metrics(self, metrics, step): ...
 
     config = run_config()
     made = manager(LonePlugin, config=config)
@@ -60,11 +62,17 @@ def test_a_plugin_has_its_config_options_seats_and_services():
 
 
 def test_a_value_is_handed_from_patcher_to_patcher():
+    class Model(tuple):
+        named_parameters = ()
+
     def patcher(name, **declared):
-        return type(name, (BasePlugin,), {"patch_model": lambda self, model, config: [*model, name], **declared})
+        def patch_model(self, model, config):
+            return Model((*model, name))
+
+        return type(name, (BasePlugin,), {"patch_model": patch_model, **declared})
 
     made = manager(patcher("late", phase=hooks.Phase.KERNELS), patcher("b"), patcher("a", after=frozenset({"b"})))
-    assert made.fold(hooks.ModelPatcherPlugin, [], None) == ["b", "a", "late"]
+    assert made.fold(hooks.ModelPatcherPlugin, Model(), None) == ("b", "a", "late")
 
 
 def test_an_empty_seat_has_nobody():
@@ -147,7 +155,7 @@ def test_what_a_format_raises_for_a_row_is_blamed_on_its_plugin():
     )
     made = manager(Formats)
     function = made.call_provider(hooks.DataFormatPlugin, "data_formats", "d", None)
-    guarded = made.guarded(hooks.DataFormatPlugin, "data_formats", "d", function)
+    guarded = made.guarded(hooks.DataFormatPlugin, "data_formats", "d", function, str, "a text")
     place = line_of(test_what_a_format_raises_for_a_row_is_blamed_on_its_plugin, "{}[row]")
     with pytest.raises(PluginError) as caught:
         guarded("x")
@@ -158,8 +166,9 @@ def test_what_a_format_raises_for_a_row_is_blamed_on_its_plugin():
 
 def test_a_format_that_makes_nothing_of_a_row_is_an_error():
     made = manager(type("F", (BasePlugin,), {"build_data_format": lambda self, o: print, "data_formats": {"d": 1}}))
-    guarded = made.guarded(hooks.DataFormatPlugin, "data_formats", "d", lambda row: None)
-    with pytest.raises(PluginError, match="plugin 'f': what build_data_format returned returned None for a row"):
+    guarded = made.guarded(hooks.DataFormatPlugin, "data_formats", "d", lambda row: None, str, "a text")
+    message = "plugin 'f': what build_data_format returned made None of a row; it must make a text"
+    with pytest.raises(PluginError, match=message):
         guarded("x")
 
 
@@ -222,10 +231,11 @@ def test_a_loader_that_ignores_a_key_that_the_user_set_is_found_out(configured):
 class LoaderPlugin(ModelLoaderPlugin):
     def load_model(self, config):
         config.model.base_model, config.model.attention
-        return "model"
+        self.named_parameters = ()
+        return self
 """
     good, _ = configured(text, ["LoaderPlugin"], {})
-    assert good.plugins.call_one(hooks.ModelLoaderPlugin, good.config) == "model"
+    assert good.plugins.call_one(hooks.ModelLoaderPlugin, good.config)
     bad, file = configured(text, ["LoaderPlugin"], {"model.dtype": "bfloat16", "model.attention": "sdpa"})
     with pytest.raises(ConfigError) as caught:
         bad.plugins.call_one(hooks.ModelLoaderPlugin, bad.config)
@@ -291,13 +301,17 @@ def test_a_seat_takes_its_keys_over_from_the_trainer(base, hook, keys):
 
         def build_trainer(self, job): ...
 
+    class Made:
+        param_groups = get_last_lr = __call__ = print
+
     def method(self, *arguments):
-        return [getattr(self.config.trainer.arguments, key) for key in keys]
+        assert [getattr(self.config.trainer.arguments, key) for key in keys]
+        return Made()
 
     default = TrainerArguments.model_fields[taken].default
     config = run_config(**{taken: default})
     Reading = type("Reading", (getattr(hooks, base),), {hook: method})
-    Deaf = type("Deaf", (getattr(hooks, base),), {hook: lambda self, *arguments: "made"})
+    Deaf = type("Deaf", (getattr(hooks, base),), {hook: lambda self, *arguments: Made()})
 
     def problems(*types):
         return list(check_consumers(config, [FoundPlugin(plugin_name(type), type, "test") for type in types]))
@@ -312,23 +326,26 @@ def test_a_seat_takes_its_keys_over_from_the_trainer(base, hook, keys):
 def test_a_watched_trainer_may_ask_for_its_optimizer_while_it_is_built():
     config = run_config(batch_size=4, learning_rate=0.1, logging_steps=3)
 
+    class Made(SimpleNamespace):
+        train = save_model = print
+
     class Optimizing(hooks.OptimizerPlugin):
         def build_optimizer(self, model, config):
-            return config.trainer.arguments.learning_rate
+            return Made(param_groups=config.trainer.arguments.learning_rate)
 
     class Training(hooks.TrainerPlugin):
         def build_trainer(self, job):
             arguments = self.config.trainer.arguments
             assert arguments.batch_size == 4
-            assert job("model") == 0.1
-            return "trainer" if self.reads_all is False else arguments.logging_steps
+            assert job("model").param_groups == 0.1
+            return Made(steps=arguments.logging_steps if self.reads_all else None)
 
     for reads_all in (True, False):
         Training.reads_all = reads_all
         made = manager(Training, Optimizing, config=config)
         build = made.seat(hooks.OptimizerPlugin, config)
         if reads_all:
-            assert made.call_one(hooks.TrainerPlugin, build) == 3
+            assert made.call_one(hooks.TrainerPlugin, build).steps == 3
         else:
             with pytest.raises(ConfigError) as caught:
                 made.call_one(hooks.TrainerPlugin, build)

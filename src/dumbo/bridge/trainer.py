@@ -73,6 +73,8 @@ class DumboTrainer(Trainer):
             processing_class=job.tokenizer,
             callbacks=[self._stop, *job.callbacks, ShowProgress(job.console)],
         )
+        # Before Transformers 5.20 this, and not `loss_is_scaled_for_ga`, kept the loss from being divided once more.
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         with contextlib.suppress(OSError):
             Path(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 
 from dumbo import __version__
+from dumbo.cli.flags import Parser, refuse_strange_flags
 
 VERBS: Mapping[str, str] = MappingProxyType(
     {
@@ -18,7 +19,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "check": "check a configuration without training; --rows reads some data too",
         "schema": "print the JSON Schema of configurations, for editors",
         "explain": "explain a key of the configuration",
-        "plugins": "list the installed plugins",
+        "plugins": "list the installed plugins, and the verbs that they bring",
         "docs": "read the documentation",
     }
 )
@@ -42,15 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0].startswith("-"):
-        return _top_level(words)
     try:
+        if not words or words[0].startswith("-"):
+            return _top_level(words)
         if words[0] not in VERBS and not _looks_like_file(words[0]):
             return _run_plugin_verb(words[0], words[1:])
         verb, rest = (words[0], words[1:]) if words[0] in VERBS else ("train", words)
         module = importlib.import_module(f"dumbo.cli.commands.{verb}")
-        options = verb_parser(verb, module).parse_intermixed_args(rest)
-        return int(module.run(options))
+        parser = verb_parser(verb, module)
+        refuse_strange_flags(rest, parser.flags(), verb)
+        return int(module.run(parser.parse_intermixed_args(rest)))
     except BrokenPipeError:
         # Whoever read the output has enough; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _top_level(words: Sequence[str]) -> int:
     """`dumbo`, `dumbo --help`, `dumbo --version`."""
     verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dumbo",
         usage="dumbo VERB ...  |  dumbo CONFIG.yaml [KEY=VALUE ...]",
         description=f"Fine-tune language models from one YAML file.\n\nverbs:\n{verbs}",
@@ -77,14 +79,15 @@ def _top_level(words: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"dumbo {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks; with every verb")
+    refuse_strange_flags(words, parser.flags(), "train")
     parser.parse_args(words)
     parser.print_help()
     return 2
 
 
-def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+def verb_parser(verb: str, module: ModuleType) -> Parser:
     """The parser of one verb; the other verbs stay unimported."""
-    parser = argparse.ArgumentParser(prog=f"dumbo {verb}", description=f"{VERBS[verb]}.")
+    parser = Parser(prog=f"dumbo {verb}", description=f"{VERBS[verb]}.")
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser

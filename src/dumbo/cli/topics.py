@@ -47,12 +47,12 @@ def options_page() -> str:
     from dumbo.config.options import all_options
 
     lines = ["# Every key of the configuration"]
-    section = None
-    for option in sorted(all_options(composed_model()), key=lambda o: not o.parent):
-        if option.parent != section:
-            section = option.parent
-            lines += ["", f"## {section or 'top level'}", ""]
-        when = f" (with {option.when})" if option.when else ""
-        takes = "a section" if option.is_section else f"{option.takes}; default {option.default}"
-        lines.append(f"- `{option.name}`{when}: {takes}. {option.doc}")
+    options = all_options(composed_model())
+    for section in dict.fromkeys(option.parent for option in options):
+        lines += ["", f"## {section or 'top level'}", ""]
+        for option in options:
+            if option.parent == section:
+                when = f" (with {option.when})" if option.when else ""
+                takes = "a section" if option.is_section else f"{option.takes}; default {option.default}"
+                lines.append(f"- `{option.name}`{when}: {takes}. {option.doc}")
     return "\n".join(lines)

@@ -9,14 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dumbo.config.foreign_keys import FOREIGN_KEYS
+from dumbo.config.advice import value_advice
+from dumbo.config.foreign_keys import FOREIGN_KEYS, FOREIGN_MAPPINGS, FOREIGN_PLACES, FOREIGN_TYPES
 from dumbo.config.options import Option, all_options, model_at
 from dumbo.config.schema import RunConfig
 from dumbo.config.source import Source
 from dumbo.config.words import type_words, value_words
 from dumbo.errors import KeyPath, Problem, dotted
 
+UNKNOWN_OPTION = "unknown option"
 _MOST_OPTIONS_SHOWN = 12
+_USUAL_PLUGINS = "usual is: plugins: [transformers, transformers_trainer, polars, jinja_formatter]"
 
 
 def explain_errors(error: ValidationError, source: Source, model: type[RunConfig]) -> list[Problem]:
@@ -57,7 +60,7 @@ def _explain(
     kind, context = details["type"], details.get("ctx", {})
     place = source.place(path)
     if kind == "extra_forbidden":
-        return Problem("unknown option", path, place, _suggestions(path, source, model, options))
+        return Problem(UNKNOWN_OPTION, path, place, _suggestions(path, source, model, options))
     if kind == "missing":
         return Problem("is missing", path, place, _field_hint(path, source, model))
     if kind == "choice_missing":
@@ -88,23 +91,27 @@ def _expected_got(details: ErrorDetails, path: KeyPath, source: Source, model: t
 
 def _near_value(path: KeyPath, source: Source, model: type[RunConfig], details: ErrorDetails) -> tuple[str, ...]:
     value = _value_at(source.tree, path)
+    name = str(path[-1]) if path else ""
+    if name in FOREIGN_MAPPINGS and isinstance(value, dict):
+        return (FOREIGN_MAPPINGS[name],)
+    parent = model_at(model, source.tree, path[:-1])
+    field = parent.model_fields.get(name) if parent else None
+    advice = value_advice(name, value, field) if field else None
+    if path == ("plugins",):
+        return (advice or _USUAL_PLUGINS,)
+    if advice:
+        return (advice,)
     expected = str(details.get("ctx", {}).get("expected", ""))
     names = [name.strip("'") for name in expected.replace(" or ", ", ").split(", ")] if expected else []
     near = difflib.get_close_matches(str(value), names, n=1)
-    if near:
-        return (f"did you mean '{near[0]}'?",)
-    if isinstance(value, str) and len(value) < 60 and details["type"] in ("int_type", "float_type"):
-        try:
-            float(value)
-        except ValueError:
-            return ()
-        return (f"write it without quotes: {value}",)
-    return ()
+    return (f"did you mean '{near[0]}'?",) if near else ()
 
 
 def unknown_name_hints(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """The nearest of the known names, and all of them."""
     known = list(known)
+    if name in FOREIGN_TYPES and name not in known:
+        return (FOREIGN_TYPES[name], *([f"known are: {', '.join(known)}"] if known else []))
     near = difflib.get_close_matches(name, known, n=1)
     listed = f"known are: {', '.join(known)}" if known else "none of the listed plugins brings any"
     return (f"did you mean '{near[0]}'?", listed) if near else (listed,)
@@ -113,6 +120,8 @@ def unknown_name_hints(name: str, known: Iterable[str]) -> tuple[str, ...]:
 def _field_hint(path: KeyPath, source: Source, model: type[RunConfig]) -> tuple[str, ...]:
     parent = model_at(model, source.tree, path[:-1])
     field = parent.model_fields.get(str(path[-1])) if parent else None
+    if path == ("plugins",):
+        return (_USUAL_PLUGINS,)
     return (" ".join((field.description or "").split()),) if field and field.description else ()
 
 
@@ -121,19 +130,29 @@ def _suggestions(path: KeyPath, source: Source, model: type[RunConfig], options:
     name = str(path[-1])
     parent = model_at(model, source.tree, path[:-1])
     known = list(parent.model_fields) if parent else []
+    elsewhere = [option.key for option in options if option.name == name]
+    foreign = foreign_hint(path, _value_at(source.tree, path), is_option=bool(elsewhere))
+    if foreign:
+        return (foreign,)
     near = _nearest(name, known)
     if near:
         return (f"did you mean {' or '.join(repr(other) for other in near)}?",)
-    elsewhere = [option.key for option in options if option.name == name]
     if elsewhere:
         return (f"it belongs in '{elsewhere[0].rpartition('.')[0] or 'the top level'}'",)
-    if name in FOREIGN_KEYS:
-        return (FOREIGN_KEYS[name],)
     spelled = difflib.get_close_matches(name, [option.name for option in options], n=1, cutoff=0.8)
     if spelled:
         key = next(option.key for option in options if option.name == spelled[0])
         return (f"did you mean '{key}'?",)
     return (known_options(path[:-1], known),)
+
+
+def foreign_hint(path: KeyPath, value: Any = None, *, is_option: bool = False) -> str | None:
+    """What to write for a key of another tool; None for other keys, and for the name of an option (`is_option`)."""
+    name = str(path[-1])
+    if name in FOREIGN_MAPPINGS and isinstance(value, dict):
+        return FOREIGN_MAPPINGS[name]
+    place = dotted(tuple(part for part in path if isinstance(part, str)))
+    return FOREIGN_PLACES.get(place) or (None if is_option else FOREIGN_KEYS.get(name))
 
 
 def _nearest(name: str, known: Sequence[str]) -> list[str]:

@@ -1,39 +1,248 @@
-"""Keys that people bring along from other tools, and what they write here."""
+"""Keys and type names that people bring along from other tools, and what they write here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-FOREIGN_KEYS: Mapping[str, str] = MappingProxyType(
+_TOOLS = (("A", "Axolotl"), ("T", "TRL"), ("L", "LLaMA-Factory"))
+_ADAPTER = "adapters (LoRA) are not available: dumbo brings no plugin for them, and all weights are trained"
+_QUANTIZED = "quantized loading is not available: weights are loaded in model.dtype"
+_SHARDED = "not available: every process holds a whole copy of the model (DDP)"
+_HUB = "not available: the model is saved in the run's folder, under model/"
+_TRACKER = "trackers are plugins, and dumbo brings none: metrics.jsonl in the run's folder has every logged step"
+_ONE_METHOD = "not available: training is supervised, on the cross entropy of the next token"
+
+GROUPS: tuple[tuple[str, str, str], ...] = (
+    # Model and tokenizer
+    ("TL", "model_name_or_path model_id pretrained_model_name_or_path", "write model.base_model"),
+    ("A", "base_model_config cls_model_config", "write model.base_model; its configuration is read from there"),
+    ("T", "model_revision", "write model.revision"),
+    ("A", "revision_of_model", "write model.revision"),
+    ("T", "torch_dtype", "write model.dtype"),
+    ("L", "infer_dtype", "write model.dtype"),
+    (
+        "A",
+        "float32 float16 bfloat16 fp8",
+        "write model.dtype, and trainer.arguments.bf16 for the precision of computing",
+    ),
+    ("A", "type_of_model model_type", "remove it; the model's class is found from its files"),
+    (
+        "A",
+        "tokenizer_type processor_type tokenizer_legacy",
+        "remove it; the tokenizer's class is found from its files",
+    ),
+    ("ATL", "tokenizer_use_fast use_fast_tokenizer use_fast", "remove it; the tokenizer is the fast one"),
+    ("ATL", "tokenizer_config tokenizer_name tokenizer_name_or_path", "write model.tokenizer.path"),
+    ("A", "overrides_of_model_config rope_scaling", "write model.config_overrides"),
+    ("A", "chat_template_jinja", "write model.tokenizer.chat_template"),
+    ("T", "chat_template_path", "write model.tokenizer.chat_template"),
+    ("A", "additional_special_tokens", "write model.tokenizer.special_tokens"),
+    ("L", "add_special_tokens new_special_tokens", "write model.tokenizer.special_tokens"),
+    ("L", "add_tokens", "write model.tokenizer.tokens"),
+    (
+        "A",
+        "flash_attention sdp_attention eager_attention flex_attention xformers_attention sage_attention",
+        "write model.attention",
+    ),
+    ("ATL", "attn_implementation flash_attn use_flash_attention use_flash_attention_2", "write model.attention"),
+    # Adapters and quantization
+    (
+        "A",
+        "adapter lora_model_dir lora_fan_in_fan_out lora_target_linear lora_modules_to_save lora_rank_pattern peft "
+        "peft_use_dora peft_use_rslora peft_init_lora_weights loraplus_lr_ratio relora merge_lora lora_mlp_kernel "
+        "lora_qkv_kernel lora_o_kernel",
+        _ADAPTER,
+    ),
+    ("ATL", "lora_r lora_alpha lora_dropout lora_target_modules lora_target use_peft lora_rank", _ADAPTER),
+    ("T", "peft_config lora_config use_dora use_rslora", _ADAPTER),
+    ("L", "finetuning_type adapter_name_or_path", _ADAPTER),
+    ("ATL", "load_in_4bit load_in_8bit", _QUANTIZED),
+    ("A", "gptq bnb_config_kwargs qat quantization", _QUANTIZED),
+    ("T", "quantization_config bnb_4bit_quant_type", _QUANTIZED),
+    ("L", "quantization_bit quantization_method double_quantization", _QUANTIZED),
+    ("T", "bnb_4bit_compute_dtype bnb_4bit_use_double_quant use_bnb_nested_quant", _QUANTIZED),
+    ("A", "unfrozen_parameters", "not available: all weights are trained; a plugin can freeze some"),
+    ("L", "freeze_trainable_layers", "not available: all weights are trained; a plugin can freeze some"),
+    # Data
+    ("T", "dataset_name dataset_path", "write datasets.0.path"),
+    ("L", "dataset_dir", "write datasets.0.path"),
+    ("T", "dataset_config dataset_config_name", "write datasets.0.name"),
+    ("T", "dataset_train_split", "write datasets.0.split"),
+    ("A", "ds_type", "write format"),
+    ("ATL", "data_files train_file", "write path: a file, a folder or a pattern"),
+    (
+        "A",
+        "message_property_mappings message_field_role message_field_content roles conversation",
+        "not available: messages have 'role' and 'content'; rename them in the file",
+    ),
+    (
+        "A",
+        "roles_to_train train_on_eos train_on_eot message_field_training",
+        "not available: train_on_inputs: false trains what the assistant says and the end of its turns",
+    ),
+    ("T", "assistant_only_loss completion_only_loss", "write train_on_inputs: false into train_format"),
+    ("L", "mask_history", "not available: with train_on_inputs: false every turn of the assistant is trained"),
+    ("T", "dataset_text_field", "rows of plain text are not available; data formats are alpaca and messages"),
+    (
+        "A",
+        "text_column pretraining_dataset",
+        "rows of plain text are not available; data formats are alpaca and messages",
+    ),
+    ("A", "test_datasets", "not available: rows are held out with trainer.data.val_set_size"),
+    ("TL", "eval_dataset dataset_test_split", "not available: rows are held out with trainer.data.val_set_size"),
+    ("L", "val_size", "write trainer.data.val_set_size"),
+    ("A", "sequence_len", "write trainer.data.sequence_length"),
+    ("T", "max_seq_length max_length seq_len max_seq_len", "write trainer.data.sequence_length"),
+    ("L", "cutoff_len", "write trainer.data.sequence_length"),
+    ("A", "excess_length_strategy", "write trainer.data.too_long"),
+    (
+        "A",
+        "sample_packing eval_sample_packing pad_to_sequence_len batch_flattening multipack_real_batches",
+        "remove it; packing is not available, and sequences are padded to the longest of their pass",
+    ),
+    (
+        "TL",
+        "packing padding_free group_by_length",
+        "remove it; packing is not available, and sequences are padded to the longest of their pass",
+    ),
+    (
+        "A",
+        "dataset_prepared_path dataset_keep_in_memory skip_prepare_dataset",
+        "remove it; nothing is prepared beforehand",
+    ),
+    (
+        "ATL",
+        "dataset_processes dataset_num_proc preprocessing_num_workers overwrite_cache",
+        "remove it; nothing is prepared beforehand",
+    ),
+    ("A", "shuffle_merged_datasets", "write trainer.data.shuffle"),
+    ("L", "max_samples", "not available: shorten the file"),
+    ("ATL", "remove_unused_columns", "remove it; formats read the columns that they need"),
+    ("AT", "streaming dataloader_drop_last", "not available: every row is read, and seen once per epoch"),
+    # Amount of work, optimizer, schedule
+    (
+        "ATL",
+        "gradient_accumulation_steps",
+        "write batch_size (per step) and physical_batch_size; accumulation follows",
+    ),
+    ("A", "micro_batch_size", "write physical_batch_size"),
+    ("TL", "per_device_train_batch_size per_gpu_train_batch_size", "write physical_batch_size"),
+    ("T", "train_batch_size", "write batch_size"),
+    ("A", "eval_batch_size", "write per_device_eval_batch_size"),
+    ("T", "per_gpu_eval_batch_size", "write per_device_eval_batch_size"),
+    ("TA", "auto_find_batch_size", "not available: lower physical_batch_size where memory is short"),
+    ("A", "num_epochs epochs", "write trainer.arguments.num_train_epochs"),
+    ("T", "lr", "write trainer.arguments.learning_rate"),
+    ("A", "optimizer", "write trainer.arguments.optim"),
+    ("A", "lr_scheduler", "write trainer.arguments.lr_scheduler_type"),
+    ("ATL", "warmup_ratio", "write warmup_steps: a number below 1 is a share of all steps"),
+    ("A", "cosine_min_lr_ratio", "write trainer.arguments.lr_scheduler_type and lr_scheduler_kwargs"),
+    (
+        "A",
+        "gradient_clipping grad_clip noisy_embedding_alpha",
+        "write max_grad_norm, or neftune_noise_alpha for noise",
+    ),
+    ("A", "embedding_lr embedding_lr_scale lr_groups", "not available: all weights have one learning rate"),
+    ("A", "data_seed", "write trainer.seed; rows and model share one seed"),
+    ("T", "set_seed", "write trainer.seed; rows and model share one seed"),
+    # Evaluation, checkpoints, logging
+    ("A", "evals_per_epoch", "write eval_strategy: epoch, or eval_strategy: steps with eval_steps"),
+    ("AT", "evaluation_strategy", "write trainer.arguments.eval_strategy"),
+    ("A", "saves_per_epoch", "write save_strategy: epoch, or save_strategy: steps with save_steps"),
+    ("TL", "do_train do_eval do_predict", "remove it; dumbo trains, and evaluates where rows are held out"),
+    (
+        "AT",
+        "resume_from_checkpoint auto_resume_from_checkpoints",
+        "not available: model.base_model can name a checkpoint, to go on from its weights",
+    ),
+    ("L", "overwrite_output_dir", "remove it; a folder that holds a run is never written over"),
+    (
+        "ATL",
+        "load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience",
+        "not available: the model at the end is saved; checkpoints are kept with save_strategy",
+    ),
+    ("ATL", "save_only_model save_safetensors", "remove it; checkpoints hold the model, as safetensors"),
+    ("A", "hub_strategy hub_model_id hub_revision push_dataset_to_hub", _HUB),
+    ("TL", "push_to_hub hub_token hub_private_repo", _HUB),
+    ("A", "hf_use_auth_token", "remove it; log in with 'hf auth login', or export HF_TOKEN"),
+    ("A", "use_wandb wandb_project wandb_entity wandb_name wandb_run_id wandb_watch wandb_log_model", _TRACKER),
+    ("A", "use_mlflow mlflow_tracking_uri mlflow_experiment_name use_tensorboard use_comet use_trackio", _TRACKER),
+    ("TL", "report_to logging_dir", _TRACKER),
+    ("L", "plot_loss", _TRACKER),
+    ("T", "run_name", "write trainer.output_dir; its last part is the run's name"),
+    (
+        "TL",
+        "logging_strategy logging_first_step",
+        "write logging_steps; the first and the last step are always logged",
+    ),
+    # Processes and methods
+    ("A", "fsdp_version tensor_parallel_size context_parallel_size sequence_parallel_degree dp_shard_size", _SHARDED),
+    ("ATL", "deepspeed fsdp fsdp_config device_map accelerator_config local_rank", _SHARDED),
+    ("A", "rl rl_beta trl dpo_beta orpo_alpha simpo_gamma kto_desirable_weight reward_model kd_trainer", _ONE_METHOD),
+    ("T", "beta loss_type num_generations max_prompt_length reward_funcs", _ONE_METHOD),
+    (
+        "A",
+        "liger_rope liger_rms_norm liger_glu_activation liger_swiglu liger_layer_norm",
+        "not available: dumbo brings no plugin for Liger kernels",
+    ),
+    (
+        "A",
+        "liger_cross_entropy liger_fused_linear_cross_entropy cut_cross_entropy",
+        "not available: dumbo brings no plugin for Liger kernels",
+    ),
+    (
+        "TL",
+        "use_liger_kernel use_liger enable_liger_kernel use_unsloth",
+        "not available: dumbo brings no plugin for fused kernels",
+    ),
+    ("L", "stage pref_beta pref_loss", _ONE_METHOD),
+    ("A", "strict", "remove it; unknown keys are always errors"),
+)
+"""Keys that have one answer: the first letters of the tools that have them (`T` is Transformers too), their last
+parts, and what to write instead. What dumbo has nothing for is called `not available`; nothing is promised."""
+
+FOREIGN_KEYS: Mapping[str, str] = MappingProxyType({key: hint for _, keys, hint in GROUPS for key in keys.split()})
+"""Last part of a foreign key -> what to do."""
+
+FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
     {
-        "adapter": "list the plugin of the adapter under plugins: and give its options in its section",
-        "base_model_config": "write model.base_model; its configuration is read from there",
-        "data_seed": "write trainer.seed; rows and model share one seed",
-        "dataset_prepared_path": "remove it",
-        "gradient_accumulation_steps": "write batch_size (per step) and physical_batch_size; accumulation follows",
-        "load_in_4bit": "quantized loading is a plugin's: see 'dumbo plugins'",
-        "load_in_8bit": "quantized loading is a plugin's: see 'dumbo plugins'",
-        "lr": "write trainer.arguments.learning_rate",
-        "lr_scheduler": "write trainer.arguments.lr_scheduler_type",
-        "max_length": "write trainer.data.sequence_length",
-        "max_seq_length": "write trainer.data.sequence_length",
-        "micro_batch_size": "write physical_batch_size",
-        "model_name_or_path": "write model.base_model",
-        "num_epochs": "write trainer.arguments.num_train_epochs",
-        "optimizer": "write trainer.arguments.optim",
-        "per_device_train_batch_size": "write physical_batch_size",
-        "report_to": "list the tracker's plugin under plugins:",
-        "sample_packing": "remove it; sequences are padded",
-        "seq_len": "write trainer.data.sequence_length",
-        "sequence_len": "write trainer.data.sequence_length",
-        "special_tokens": "write model.tokenizer.pad_token, eos_token, bos_token, unk_token",
-        "strict": "remove it; unknown keys are always errors",
-        "tokenizer_type": "remove it; the tokenizer's class is found from its files",
-        "torch_dtype": "write model.dtype",
-        "train_batch_size": "write batch_size",
-        "use_wandb": "list the tracker's plugin under plugins:",
-        "warmup_ratio": "write warmup_steps: a number below 1 is a share of all steps",
+        "model.name": "write model.base_model",
+        "model.path": "write model.base_model",
+        "model.tokenizer.name": "write model.tokenizer.path",
+        "dataset": "write datasets: a list, each with path, type, data_format and train_format",
     }
 )
-"""Last part of a foreign key -> what to do."""
+"""Whole keys whose last part is an option elsewhere, or near to one -> what to do."""
+
+FOREIGN_MAPPINGS: Mapping[str, str] = MappingProxyType(
+    {"special_tokens": "write model.tokenizer.pad_token, eos_token, bos_token, unk_token"}
+)
+"""Keys that dumbo has for something else, and which other tools have as mappings -> what to do."""
+
+FOREIGN_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "alpaca": "'alpaca' is a data_format here; type names the reader",
+        "messages": "'messages' is a data_format here; type names the reader",
+        "chat_template": "'chat_template' is a train_format here, and goes with data_format: messages",
+        "jinja_messages": "'jinja_messages' is a train_format here; type names the reader",
+        "sharegpt": "'sharegpt' is not available: data_format: messages takes a list of 'role' and 'content'",
+        "completion": "'completion' is not available: data formats are alpaca and messages",
+    }
+)
+"""What other tools write behind a dataset's `type` (and people behind its formats) -> what to do."""
+
+
+def looks_like(keys: Iterable[str]) -> str | None:
+    """Whose configuration (`an Axolotl`, `another tool's`) has these unknown `keys`: one that knows at least 5."""
+    names = set(keys)
+    known = {tool: len(names.intersection(_keys_of(letter))) for letter, tool in _TOOLS}
+    most = max(known.values())
+    tools = [tool for tool, number in known.items() if number == most]
+    if most < 5:
+        return None
+    return "another tool's" if len(tools) > 1 else f"{'an' if tools[0][0] == 'A' else 'a'} {tools[0]}"
+
+
+def _keys_of(letter: str) -> Iterator[str]:
+    return (key for tools, keys, _ in GROUPS if letter in tools for key in keys.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import re
@@ -66,7 +67,7 @@ def _load_file(file: Path, chain: tuple[Path, ...], problems: list[Problem], wan
     if tree.problems and tree.value is None:
         return tree
     if tree.value is None:
-        hint = "a run needs 'model', 'datasets', 'trainer' and 'plugins'; 'dumbo docs quickstart' shows one"
+        hint = "a run needs 'model', 'datasets' and 'plugins'; 'dumbo docs quickstart' shows one"
         problems.append(Problem("the file is empty", place=Place(name), hints=(hint,)))
     elif not isinstance(tree.value, dict):
         kind = "a list" if isinstance(tree.value, list) else "a single value"
@@ -81,8 +82,8 @@ def _load_file(file: Path, chain: tuple[Path, ...], problems: list[Problem], wan
 def _read_text(file: Path, problems: list[Problem], wanted_by: Place | None) -> str | None:
     try:
         return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        problems.append(Problem("not a text file in UTF-8", place=Place(str(file))))
+    except UnicodeDecodeError as error:
+        problems.append(_encoding_problem(error, str(file)))
     except IsADirectoryError:
         problems.append(Problem(f"{file} is a folder; name the YAML file in it", place=wanted_by))
     except FileNotFoundError:
@@ -93,6 +94,18 @@ def _read_text(file: Path, problems: list[Problem], wanted_by: Place | None) -> 
     except OSError as error:
         problems.append(Problem(f"{file}: cannot be read: {error.strerror}", place=wanted_by))
     return None
+
+
+def _encoding_problem(error: UnicodeDecodeError, file: str) -> Problem:
+    """Where the first byte is that UTF-8 does not have; nowhere in a file that is no text or has two bytes each."""
+    before = error.object[: error.start]
+    hints = ("save the file as UTF-8",)
+    if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return Problem("not a text file in UTF-8, but in UTF-16", place=Place(file), hints=hints)
+    if b"\0" in error.object:
+        return Problem("not a text file in UTF-8", place=Place(file))
+    line = before.rpartition(b"\n")[2].decode("utf-8")
+    return Problem("not a text file in UTF-8", place=Place(file, before.count(b"\n") + 1, len(line) + 1), hints=hints)
 
 
 def _extend(tree: Tree, file: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Tree:
@@ -161,20 +174,34 @@ def _apply_override(override: str, source: Source, tree: Tree) -> None:
             below = parent[part] = {}
             source.places.setdefault(path[: depth + 1], _COMMAND_LINE)
         if not isinstance(below, dict | list):
-            message = f"'{dotted(path[: depth + 1])}' is not a section in this configuration"
-            source.problems.append(Problem(message, path, _COMMAND_LINE))
+            source.problems.append(_misplaced(parent, path, depth))
             return
         parent = below
     last = path[-1]
-    if isinstance(parent, list) and not (isinstance(last, int) and last < len(parent)):
-        message = f"this list has {len(parent)} entries, counted from 0"
-        source.problems.append(Problem(message, path, _COMMAND_LINE))
+    if isinstance(parent, list) and last not in range(len(parent)):
+        source.problems.append(_misplaced(parent, path, len(path) - 1))
         return
     for stale in [p for p in source.places if p[: len(path)] == path]:
         del source.places[stale]
     parent[last if isinstance(parent, list) else str(last)] = value.value
     source.places |= {(*path, *p): _COMMAND_LINE for p in value.places}
     tree.unquoted |= {(*path, *p) for p in value.unquoted}
+
+
+def _misplaced(parent: Any, path: KeyPath, depth: int) -> Problem:
+    """Why `path[depth]` leads nowhere in `parent`, which stands at `path[:depth]`."""
+    section, part = dotted(path[:depth]), path[depth]
+    if not isinstance(parent, list):
+        message = f"'{dotted(path[: depth + 1])}' is not a section in this configuration"
+    elif isinstance(part, int) and part < len(parent):
+        message = f"'{dotted(path[: depth + 1])}' is no mapping, and has no keys"
+    elif isinstance(part, int):
+        entries = "1 entry" if len(parent) == 1 else f"{len(parent)} entries"
+        message = f"'{section}' has {entries}, counted from 0"
+    else:
+        hints = (f"write {dotted((*path[:depth], 0, *path[depth:]))}",)
+        return Problem(f"'{section}' is a list", path, _COMMAND_LINE, hints)
+    return Problem(message, path, _COMMAND_LINE)
 
 
 def _child(parent: Any, part: str | int) -> Any:

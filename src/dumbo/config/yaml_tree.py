@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import yaml
 
+from dumbo.config.yaml_mistakes import syntax_problem
 from dumbo.errors import KeyPath, Place, Problem
 
 # The core schema of YAML 1.2 (section 10.3.2 of the specification): `yes` and `on` are words, `1e-4` is a number.
@@ -61,10 +62,12 @@ def parse_yaml(text: str, file: str) -> Tree:
         if node is not None:
             tree.value = _Builder(tree, file).build(node, ())
     except yaml.MarkedYAMLError as error:
-        tree.problems.append(_syntax_problem(error, text, file))
+        tree.problems.append(syntax_problem(error, text, file))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        tree.problems.append(Problem("not a text file: it holds control characters", place=Place(file, line)))
+        hints = ("save the file as UTF-8",) if "\0" in text else ()
+        message = "not a text file: it holds control characters"
+        tree.problems.append(Problem(message, place=Place(file, line), hints=hints))
     except RecursionError:
         return Tree(places=tree.places, problems=[Problem("nested too deeply", place=Place(file))])
     return tree
@@ -133,7 +136,8 @@ class _Builder:
             self.refuse_tag(key_node, path)
             key = _name(key_node)
             if not key:
-                self.problem("a key must be a word", path, key_node)
+                is_template = isinstance(key_node, yaml.MappingNode) and key_node.flow_style
+                self.problem("a key must be a word", path, key_node, *["put the text in quotes"][: bool(is_template)])
                 continue
             place = self.place(key_node)
             if key in first_seen:
@@ -185,32 +189,3 @@ def _name(key: yaml.Node) -> str | None:
 
 def _is_merge(key: yaml.Node) -> bool:
     return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
-
-
-def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Problem:
-    """What the parser could not read, in the words of somebody who writes configuration files."""
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return Problem(f"not valid YAML: {error.problem}", place=Place(file))
-    place = Place(file, mark.line + 1, mark.column + 1)
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    # The mark may stand behind the line with the tab: the scanner notices at the next token.
-    for number in (mark.line, mark.line - 1):
-        if 0 <= number < len(lines) and re.match(r" *\t", lines[number]):
-            return Problem(
-                "indented with a tab", place=Place(file, number + 1, 1), hints=("YAML is indented with spaces",)
-            )
-    if "'\\t'" in str(error.problem):
-        return Problem("a tab stands where a space belongs", place=place, hints=("write a space",))
-    hints = [f"the line is: {line.strip()}"] if line.strip() else []
-    if "mapping values are not allowed" in str(error.problem):
-        hints.append("a text that contains ': ' needs quotes, and a key needs the same indentation as its neighbours")
-    if "could not find expected ':'" in str(error.problem):
-        hints.append("every line of a mapping is written 'key: value'")
-    what = str(error.problem)
-    if what == "but found another document":
-        what, hints = "a second document begins here", ["a run is one document: remove the line '---'"]
-    elif what == "second occurrence":
-        what = str(error.context).partition(";")[0]
-    return Problem(f"not valid YAML: {what}", place=place, hints=tuple(hints))

@@ -12,9 +12,10 @@ from dumbo.console import Console
 from dumbo.data.collate import PaddingCollator
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.lengths import LengthPolicy, sequence_length
-from dumbo.data.records import DataFormat, Example, Record, TrainFormat
-from dumbo.errors import ConfigError, DataError, Problem, RunError
+from dumbo.data.records import DataFormat, Example, Origin, Record, Row, TrainFormat
+from dumbo.errors import ConfigError, DataError, PluginError, Problem, RunError
 from dumbo.plugin_loader import DataFormatPlugin, DatasetPlugin, ReaderPlugin, TrainFormatPlugin
+from dumbo.plugin_results import example_fault, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,13 +85,24 @@ def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = 
         name = entry.data_format.type
         with _at(index, "data_format"):
             to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", name, entry.data_format)
-        to_record = plugins.guarded(DataFormatPlugin, "data_formats", name, to_record)
+        words = "a Conversation or Text"
+        to_record = plugins.guarded(DataFormatPlugin, "data_formats", name, to_record, Record, words)
         with _at(index):
-            rows = plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry)
+            rows = _rows(entry, plugins)
             source.records = list(source.convert(itertools.islice(rows, limit), to_record))
         source.settle(source.records)
         sources.append(source)
     return sources
+
+
+def _rows(entry: DatasetEntry, plugins: PluginManager) -> Iterator[Row]:
+    """The rows that the entry's reader yields."""
+    for row in plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry):
+        if not isinstance(row, Row) or not isinstance(row.origin, Origin):
+            reader = plugins.provider(ReaderPlugin, "readers", entry.type)
+            what = f"a row with {shown(row.origin)} as its origin" if isinstance(row, Row) else shown(row)
+            raise PluginError(f"plugin '{reader}': read yielded {what}; yield Row(values, Origin(file, number))")
+        yield row
 
 
 def build_datasets(
@@ -108,7 +120,7 @@ def build_datasets(
     """
     limit = sequence_length(config, model)
     for source in sources:
-        source.examples = _encode(source, plugins, tokenizer, console)
+        source.examples = _encode(source, plugins, model, tokenizer, console)
     held_out = _choose_held_out(sum(len(source.examples) for source in sources), config)
     train: list[Example] = []
     evaluation: list[Example] = []
@@ -135,18 +147,40 @@ def build_datasets(
 
 
 def _encode(
-    source: Source, plugins: PluginManager, tokenizer: PreTrainedTokenizerBase, console: Console
+    source: Source,
+    plugins: PluginManager,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
 ) -> list[Example]:
     options = source.entry.train_format
     with _at(source.index, "train_format"):
         encode: TrainFormat = plugins.call_provider(
             TrainFormatPlugin, "train_formats", options.type, options, tokenizer
         )
-    encode = plugins.guarded(TrainFormatPlugin, "train_formats", options.type, encode)
+    encode = plugins.guarded(TrainFormatPlugin, "train_formats", options.type, encode, Example, "an Example")
+    plugin, num_embeddings = plugins.provider(TrainFormatPlugin, "train_formats", options.type), _num_embeddings(model)
+
+    def checked(record: Record) -> Example:
+        example = encode(record)
+        fault = example_fault(example, num_embeddings)
+        if fault:
+            raise record.origin.error(f"the plugin '{plugin}' made an example with {fault}")
+        return example
+
     records = console.track(source.records, f"tokenising {source.label}")
-    examples = list(source.convert(records, encode))
+    examples = list(source.convert(records, checked))
     source.settle(examples)
     return examples
+
+
+def _num_embeddings(model: PreTrainedModel) -> int | None:
+    """How many tokens the model knows, where it can tell."""
+    try:
+        weight: Any = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(weight.shape[0])
 
 
 @contextmanager

@@ -10,6 +10,35 @@ from dumbo.errors import ConfigError
 from dumbo.launch import Launch
 from tests import builders
 
+USUAL = "usual is: plugins: [transformers, transformers_trainer, polars, jinja_formatter]"
+TWO_PLUGINS = '''\
+from dumbo.config.section import Section
+from dumbo.plugin_loader import DatasetPlugin
+
+
+class Options(Section):
+    """Options."""
+
+    every: int = 1
+    """How often."""
+
+
+class ZPlugin(DatasetPlugin):
+    """Z."""
+
+    section, options_type = "trainer.zloss", Options
+
+    def transform_dataset(self, dataset, config):
+        return dataset
+
+
+class OtherPlugin(DatasetPlugin):
+    """Another."""
+
+    def transform_dataset(self, dataset, config):
+        return dataset
+'''
+
 
 @pytest.fixture
 def complaints(tmp_path, model_folder, rows_file):
@@ -70,7 +99,34 @@ def complaints(tmp_path, model_folder, rows_file):
         ({"datasets": {"path": "x"}}, "datasets: expected a list, each a mapping, got a mapping"),
         ({"datasets": []}, "datasets: needs at least one entry"),
         ({"datasets": builders.REMOVE}, "run.yaml:1:1: datasets: is missing\n    Where the rows come from"),
-        ({"plugins": builders.REMOVE}, "run.yaml:1:1: plugins: is missing\n    The plugins of this run"),
+        ({"plugins": builders.REMOVE}, f"run.yaml:1:1: plugins: is missing\n    {USUAL}"),
+        ({"plugins": []}, f"plugins: needs at least one entry\n    {USUAL}"),
+        # keys and types of other tools
+        ({"trainer.arguments.per_device_train_batch_size": 1}, "unknown option\n    write physical_batch_size"),
+        ({"trainer.arguments.micro_batch_size": 1}, "unknown option\n    write physical_batch_size"),
+        ({"trainer.arguments.num_epochs": 1}, "unknown option\n    write trainer.arguments.num_train_epochs"),
+        ({"trainer.arguments.lr_scheduler": "x"}, "unknown option\n    write trainer.arguments.lr_scheduler_type"),
+        ({"trainer.arguments.optimizer": "x"}, "unknown option\n    write trainer.arguments.optim"),
+        ({"datasets.0.ds_type": "json"}, "datasets.0.ds_type: unknown option\n    write format"),
+        ({"model.name": "x"}, "model.name: unknown option\n    write model.base_model"),
+        ({"special_tokens": {"pad_token": "x"}}, "unknown option\n    write model.tokenizer.pad_token, eos_token"),
+        ({"special_tokens": ["x"]}, "unknown option\n    it belongs in 'model.tokenizer'"),
+        ({"model.tokenizer.special_tokens": {"pad_token": "x"}}, "got a mapping\n    write model.tokenizer.pad_token"),
+        ({"datasets.0.type": "alpaca"}, "no reader is called 'alpaca'\n    'alpaca' is a data_format here"),
+        ({"datasets.0.type": "sharegpt"}, "no reader is called 'sharegpt'\n    'sharegpt' is not available"),
+        ({"datasets.0.data_format": "chat_template"}, "'chat_template'\n    'chat_template' is a train_format here"),
+        # what to write
+        ({"trainer.data.shuffle": "off"}, "got 'off' (a text)\n    write false"),
+        ({"trainer.arguments.bf16": "yes"}, "got 'yes' (a text)\n    write true"),
+        ({"trainer.arguments.bf16": "true"}, "got 'true' (a text)\n    write it without quotes: true"),
+        ({"trainer.arguments.learning_rate": "1e-3,"}, "got '1e-3,' (a text)\n    remove the comma: 1e-3"),
+        ({"trainer.arguments.max_steps": "1_000"}, "got '1_000' (a text)\n    write 1000"),
+        ({"trainer.arguments.batch_size": 4.0}, "got 4.0 (a number)\n    write 4"),
+        ({"plugins": "transformers"}, "got 'transformers' (a text)\n    write plugins: [transformers]"),
+        ({"model.tokenizer": "gpt2"}, "got 'gpt2' (a text)\n    write tokenizer: {path: gpt2}"),
+        ({"model": "gpt2"}, "got 'gpt2' (a text)\n    write model: {base_model: gpt2}"),
+        ({"trainer.arguments": "batch_size:8"}, "got 'batch_size:8' (a text)\n    write a space after ':'"),
+        ({"datasets": {"path": "x"}}, "got a mapping\n    put '- ' before its first key"),
         # types of readers and formats
         ({"datasets.0.path": builders.REMOVE}, "datasets.0.path: is missing\n    File, folder, glob"),
         (
@@ -157,6 +213,32 @@ def test_a_section_or_type_of_an_unlisted_plugin_names_the_plugin_and_is_checked
     assert said.count("add 'jinja_formatter' under plugins:") == 2
     assert "data_format.type: this needs the plugin 'jinja_formatter', which is not listed" in said
     assert "did you mean 'field_input'?" in said
+
+
+@pytest.mark.parametrize("plugins", [builders.REMOVE, [], None, "transformers"])
+def test_without_a_list_of_plugins_no_key_is_said_to_need_one(complaints, plugins):
+    assert "this needs the plugin" not in complaints({"plugins": plugins})
+
+
+def test_a_misspelled_plugin_is_not_said_to_be_missing_too(complaints):
+    said = complaints({"plugins": ["transformers", "transformers_trainer", "polar", "jinja_formatter"]})
+    assert "no plugin is called 'polar'" in said
+    assert "this needs the plugin" not in said
+
+
+def test_another_plugin_in_the_file_of_a_listed_one_is_named(complaints):
+    plugins = ["transformers", "transformers_trainer", "polars", "jinja_formatter", "./mine.py:OtherPlugin"]
+    said = complaints({"plugins": plugins, "trainer.zloss": {"evry": 2}}, files=[("mine.py", TWO_PLUGINS)])
+    assert "trainer.zloss: this needs the plugin 'z', which is not listed\n" in said
+    assert "    mine.py has a plugin with this section: list './mine.py:ZPlugin'" in said
+    assert "did you mean 'every'?" in said, "what it holds is checked all the same"
+
+
+def test_the_configuration_of_another_tool_is_called_that(complaints):
+    keys = ("adapter", "lora_r", "sequence_len", "micro_batch_size", "num_epochs")
+    first, second = complaints(dict.fromkeys(keys, 1)).splitlines()[:2]
+    assert first == "run.yaml: this looks like an Axolotl configuration; 'dumbo docs quickstart' shows one of dumbo's"
+    assert second.startswith("run.yaml:")
 
 
 def test_what_may_belong_to_a_plugin_that_is_not_there_is_not_complained_about(complaints):

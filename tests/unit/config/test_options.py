@@ -10,10 +10,11 @@ from dumbo.cli.commands.explain import describe
 from dumbo.cli.composed import composed_model
 from dumbo.cli.main import main
 from dumbo.config.arguments import TrainerArguments
-from dumbo.config.foreign_keys import FOREIGN_KEYS
+from dumbo.config.foreign_keys import FOREIGN_KEYS, FOREIGN_MAPPINGS, FOREIGN_PLACES, FOREIGN_TYPES, GROUPS, looks_like
 from dumbo.config.options import all_options, model_at
 from dumbo.config.section import Section
 from dumbo.config.words import type_words, value_words, yaml_words
+from dumbo.plugin_finder import find_installed
 
 OPTIONS = all_options(composed_model())
 
@@ -150,16 +151,70 @@ def test_explain_suggests_what_is_near(key, hint, capsys):
 
 
 def test_keys_of_other_tools_are_none_of_a_section_s_own():
-    assert FOREIGN_KEYS.keys() & {option.name for option in OPTIONS if option.parent != "model.tokenizer"} == set()
+    assert FOREIGN_KEYS.keys() & {option.name for option in OPTIONS} == set()
+    assert FOREIGN_PLACES.keys() & {option.key for option in OPTIONS} == set()
+    assert FOREIGN_MAPPINGS.keys() <= {option.name for option in OPTIONS if "mapping" not in option.takes}
+
+
+def test_each_key_of_another_tool_has_one_answer():
+    assert len(FOREIGN_KEYS) == sum(len(keys.split()) for _, keys, _ in GROUPS)
+    assert all(hint and set(tools) <= set("ATL") for tools, _, hint in GROUPS)
+
+
+def test_types_of_other_tools_are_what_the_advice_says():
+    found = {kind: [p.type for p in find_installed()[0]] for kind in ("data_format", "train_format")}
+    formats = {kind: {n for plugin in types for n in getattr(plugin, f"{kind}s", ())} for kind, types in found.items()}
+    for name, text in FOREIGN_TYPES.items():
+        assert all((name in names) == (f"'{name}' is a {kind}" in text) for kind, names in formats.items()), name
+
+
+@pytest.mark.parametrize(
+    ("keys", "tool"),
+    [
+        ("base_model adapter lora_r sequence_len micro_batch_size num_epochs", "an Axolotl"),
+        ("model_name_or_path stage finetuning_type lora_target cutoff_len dataset_dir", "a LLaMA-Factory"),
+        ("dataset_name torch_dtype use_peft packing report_to per_device_train_batch_size", "a TRL"),
+        ("lora_r lora_alpha deepspeed warmup_ratio gradient_accumulation_steps", "another tool's"),
+        ("adapter lora_r sequence_len micro_batch_size modle", None),
+    ],
+)
+def test_many_keys_of_a_tool_tell_whose_configuration_it_is(keys, tool):
+    assert looks_like(keys.split()) == tool
 
 
 def test_explain_knows_keys_of_other_tools(capsys):
     assert main(["explain", "trainer.arguments.gradient_accumulation_steps"]) == 2
-    assert FOREIGN_KEYS["gradient_accumulation_steps"] in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[1:] == ["    " + FOREIGN_KEYS["gradient_accumulation_steps"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "hints"),
+    [
+        ("lora", ["'dumbo explain' lists the sections"]),
+        ("lerning_rate", ["did you mean trainer.arguments.learning_rate?", "'dumbo explain' lists the sections"]),
+        (
+            "trainer.zloss",
+            ["for a plugin in a file: dumbo plugins './file.py:Class'", "'dumbo explain' lists the sections"],
+        ),
+    ],
+)
+def test_explain_guesses_nothing_that_is_far(key, hints, capsys):
+    assert main(["explain", key]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [f"    {hint}" for hint in hints]
+
+
+def test_the_page_of_all_options_has_every_section_once(capsys):
+    assert main(["docs", "options"]) == 0
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert len(headings) == len(set(headings)) > 5
 
 
 def test_what_the_advice_for_foreign_keys_names_exists():
     names = {option.name for option in OPTIONS} | {option.key for option in OPTIONS}
-    mentioned = {word for text in FOREIGN_KEYS.values() for word in re.findall(r"[a-z]+(?:[._][a-z_]+)+", text)}
+    mentioned = {
+        word
+        for text in (*FOREIGN_KEYS.values(), *FOREIGN_PLACES.values())
+        for word in re.findall(r"[a-z]+(?:[._][a-z_]+[0-9]*)+", text)
+    }
     assert "trainer.arguments.learning_rate" in mentioned
-    assert mentioned - names == set()
+    assert mentioned - names == {"metrics.jsonl"}

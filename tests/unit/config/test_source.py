@@ -92,7 +92,7 @@ def test_the_same_file_may_be_extended_twice_without_a_cycle(folder):
         ({"run": "a: 1\nextends: nope.yaml\n"}, "run.yaml:2:1: nope.yaml: there is no such file"),
         ({"run": "extends: b.yaml\n", "b": "- 1\n"}, "b.yaml:1:1: expected a mapping, got a list"),
         ({"run": "extends: b.yaml\n", "b": ""}, "b.yaml: the file is empty"),
-        ({"run": "extends: b.yaml\n", "b": "a: [\n"}, "b.yaml:2:1: not valid YAML"),
+        ({"run": "extends: b.yaml\n", "b": "a: [\n"}, "b.yaml:1:4: not valid YAML"),
         ({"run": "extends: .\na: 1\n"}, "run.yaml:1:1: . is a folder; name the YAML file in it"),
     ],
 )
@@ -117,8 +117,9 @@ def test_extends_takes_names_of_files(folder, value):
         (b"# nothing\n---\n", "run.yaml: the file is empty"),
         (b"- a\n- b\n", "run.yaml:1:1: expected a mapping, got a list"),
         (b"hello\n", "run.yaml:1:1: expected a mapping, got a single value"),
-        (b"caf\xe9: 1\n", "run.yaml: not a text file in UTF-8"),
-        ("a: 1".encode("utf-16"), "run.yaml: not a text file in UTF-8"),
+        (b"a: 1\ncaf\xe9: 1\n", "run.yaml:2:4: not a text file in UTF-8"),
+        (b"\xc3\xa9\xe9: 1\n", "run.yaml:1:2: not a text file in UTF-8"),
+        ("a: 1".encode("utf-16"), "run.yaml: not a text file in UTF-8, but in UTF-16"),
     ],
 )
 def test_a_file_that_says_nothing_is_the_only_complaint(folder, text, expected):
@@ -177,17 +178,30 @@ def test_a_later_override_counts_and_forgets_the_places_of_what_it_replaces(fold
         ("seed", "command line: 'seed' is not an override"),
         ("=3", "command line: '=3' is not an override"),
         ("a.b.c=1", "command line: a.b.c: 'a.b' is not a section in this configuration"),
-        ("l.2=1", "command line: l.2: this list has 2 entries, counted from 0"),
-        ("l.2.x=1", "command line: l.2.x: 'l.2' is not a section in this configuration"),
-        ("l.x=1", "command line: l.x: this list has 2 entries, counted from 0"),
+        ("l.2=1", "command line: l.2: 'l' has 2 entries, counted from 0"),
+        ("l.2.x=1", "command line: l.2.x: 'l' has 2 entries, counted from 0"),
+        ("l.1.x=1", "command line: l.1.x: 'l.1' is no mapping, and has no keys"),
+        ("l.x.y=1", "command line: l.x.y: 'l' is a list"),
+        ("m.1.x=1", "command line: m.1.x: 'm' has 1 entry, counted from 0"),
+        ("l.x=1", "command line: l.x: 'l' is a list"),
         ("a.b=[1", "command line: a.b: the value is not valid YAML: [1"),
         ("a.b=x: y: z", "command line: a.b: the value is not valid YAML: x: y: z"),
     ],
 )
 def test_overrides_that_cannot_be_applied(folder, override, expected):
-    source = load(folder, [override], run="a: {b: 3}\nl: [{x: 1}, 2]\n")
+    source = load(folder, [override], run="a: {b: 3}\nl: [{x: 1}, 2]\nm: [{x: 1}]\n")
     assert lines(source) == [expected]
-    assert source.tree == {"a": {"b": 3}, "l": [{"x": 1}, 2]}
+    assert source.tree == {"a": {"b": 3}, "l": [{"x": 1}, 2], "m": [{"x": 1}]}
+
+
+def test_a_key_of_a_list_is_told_its_position(folder):
+    assert load(folder, ["m.x=1"], run="m: [{x: 1}]\n").problems[0].hints == ("write m.0.x",)
+
+
+def test_a_file_in_another_encoding_is_told_to_be_saved_in_utf_8(folder):
+    for text in (b"caf\xe9\n", "a: 1".encode("utf-16"), "a: 1".encode("utf-16-le")):
+        (folder / "run.yaml").write_bytes(text)
+        assert load(folder).problems[0].hints == ("save the file as UTF-8",)
 
 
 def test_environment_values(folder, monkeypatch):

@@ -156,8 +156,17 @@ def test_merged_mappings_may_be_merged_themselves():
         ("a: 1\n---\nb: 2\n", "run.yaml:2:1: not valid YAML: a second document begins here"),
         ("a: b: c\n", "run.yaml:1:5: not valid YAML: mapping values are not allowed here"),
         ("a:\n  b: 1\n c: 2\n", "run.yaml:3:2: not valid YAML: "),
-        ("a: [1, 2\n", "run.yaml:2:1: not valid YAML: "),
-        ('a: "x\n', "run.yaml:2:1: not valid YAML: "),
+        ("a: [1, 2\n", "run.yaml:1:4: not valid YAML: the bracket opened here is never closed"),
+        ("a: 1\nb: [x, y\nc:\n  d: 1\n", "run.yaml:2:4: not valid YAML: the bracket opened here is never closed"),
+        ("a:\n  - {b: '}'\nc: 1\n", "run.yaml:2:5: not valid YAML: the bracket opened here is never closed"),
+        ("a: {b: 1 c: 2}\n", "run.yaml:1:11: not valid YAML: expected ',' or '}'"),
+        ('a: "x\n', "run.yaml:1:4: not valid YAML: the quote opened here is never closed"),
+        ("a: 1\nb: 'x\nc: 'y'\n", "run.yaml:2:4: not valid YAML: the quote opened here is never closed"),
+        ("a:\n  lr:1e-3\n  b: 2\n", "run.yaml:2:5: not valid YAML: line 2 has no space after ':'"),
+        ("a:\n  b: 2\n  lr:1e-3\n# c\nc: 1\n", "run.yaml:3:5: not valid YAML: line 3 has no space after ':'"),
+        ("t: {% for x in y %}\n", "run.yaml:1:4: not valid YAML: a text that begins with '{%' needs quotes"),
+        ("t: {{ x[0].c }}\n", "run.yaml:1:4: not valid YAML: a text that begins with '{{' needs quotes"),
+        ("t: % x\n", "run.yaml:1:4: not valid YAML: a text that begins with '%' needs quotes"),
         ("a\nb: 1\n", "run.yaml:2:2: not valid YAML: "),
         ("a: " + "[" * 3000 + "]" * 3000, "run.yaml: nested too deeply"),
     ],
@@ -165,6 +174,11 @@ def test_merged_mappings_may_be_merged_themselves():
 )
 def test_mistakes_in_the_text_are_named_with_their_place(text, expected):
     assert messages(text)[0].splitlines()[0].startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["t: {% if x %}\n", "t: {{ x }}\n", "t: '1'\nu: {{ x.y }} z\n"])
+def test_a_template_without_quotes_is_told_to_have_them(text):
+    assert messages(text)[0].endswith("\n    put the text in quotes")
 
 
 def test_the_rest_of_a_text_with_mistakes_is_read():

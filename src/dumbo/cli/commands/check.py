@@ -14,19 +14,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("config", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that go before those of the file")
-    parser.add_argument("--rows", action="store_true", help=f"read the first {ROWS} rows of every source too")
+    parser.add_argument(
+        "--rows", action="store_true", help=f"read the first {ROWS} rows of every source too (tokens are not made)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Check, and say what was checked."""
     from dumbo.configure import configure
+    from dumbo.errors import ConfigError
     from dumbo.launch import Launch
+    from dumbo.run_folder import refuse_held_folder
 
     checked = configure(options.config, options.overrides, Launch.from_environment())
+    output_dir = checked.config.trainer.output_dir
+    if output_dir is not None:
+        try:
+            refuse_held_folder(Path(output_dir))
+        except ConfigError as error:
+            raise checked.explain(error) from error
     print(f"{options.config}: the configuration and its {len(checked.plugins.found)} plugins are fine")
     if options.rows:
         from dumbo.data.build import read_sources
-        from dumbo.errors import ConfigError
         from dumbo.plugin_loader import Services
 
         checked.plugins.bind(Services(output_dir=Path(), say=print, records=tuple, load_model=_no_model))

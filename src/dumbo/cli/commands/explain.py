@@ -17,11 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explain a key, list a section, or say what is near."""
-    import difflib
     import re
 
     from dumbo.cli.composed import composed_model
-    from dumbo.config.foreign_keys import FOREIGN_KEYS
     from dumbo.config.options import all_options
     from dumbo.errors import DumboError
 
@@ -35,12 +33,28 @@ def run(options: argparse.Namespace) -> int:
             print(describe(option))
             _print_section(option.key, known)
     else:
-        names = {option.key for option in known} | {option.name for option in known}
-        near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-        hints = [FOREIGN_KEYS[key.rpartition(".")[2]]] if key.rpartition(".")[2] in FOREIGN_KEYS else []
-        hints += [f"did you mean {', '.join(near)}?"] if near else []
-        raise DumboError("\n    ".join([f"there is no key '{key}'", *hints, "'dumbo explain' lists the sections"]))
+        raise DumboError("\n    ".join([f"there is no key '{key}'", *_hints(key, known)]))
     return 0
+
+
+def _hints(key: str, known: Sequence[Option]) -> list[str]:
+    """What an unknown key might have meant: another tool's word, a key that is spelled alike, or a section."""
+    from difflib import get_close_matches
+
+    from dumbo.config.explain import foreign_hint
+    from dumbo.errors import key_path
+
+    foreign = foreign_hint(key_path(key))
+    if foreign:
+        return [foreign]
+    parent, _, name = key.rpartition(".")
+    names = {option.name: option.key for option in reversed(known)}
+    names |= {option.name: option.key for option in known if option.parent == parent}
+    near = [names[other] for other in get_close_matches(name, names, n=3, cutoff=0.7)]
+    hints = [f"did you mean {' or '.join(near)}?"] if near else []
+    if key.partition(".")[0] in {option.key for option in known if option.is_section}:
+        hints.append("for a plugin in a file: dumbo plugins './file.py:Class'")
+    return [*hints, "'dumbo explain' lists the sections"]
 
 
 def describe(option: Option) -> str:

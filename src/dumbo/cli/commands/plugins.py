@@ -20,12 +20,18 @@ def run(options: argparse.Namespace) -> int:
     import sys
     from pathlib import Path
 
+    from dumbo.cli.main import VERBS
+    from dumbo.cli.plugin_verbs import brought_verbs
     from dumbo.plugin_finder import find_installed, find_plugin
 
     if options.name:
-        _print_in_full(find_plugin(options.name, Path()))
-        return 0
+        plugin = find_plugin(options.name, Path())
+        _print_in_full(plugin)
+        problems = brought_verbs([plugin], tuple(VERBS))[1]
+        print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)
+        return 2 if problems else 0
     found, problems = find_installed()
+    problems += brought_verbs(found, tuple(VERBS))[1]
     for plugin in found:
         print("\n".join(_lines(plugin)), end="\n\n")
     print("A plugin of your own: 'dumbo docs plugins'. One in full: 'dumbo plugins NAME'.")
@@ -46,8 +52,8 @@ def _lines(plugin: FoundPlugin) -> Iterator[str]:
     for table, what in (("readers", "readers"), ("data_formats", "data formats"), ("train_formats", "train formats")):
         if getattr(plugin.type, table, None):
             yield f"    {what:<10} {', '.join(getattr(plugin.type, table))}"
-    if getattr(plugin.type, "commands", None):
-        yield f"    verbs      {', '.join(plugin.type.commands)}"  # type: ignore[attr-defined]
+    for verb, summary in getattr(plugin.type, "commands", {}).items():
+        yield f"    verb       dumbo {verb}: {summary}"
     facts = {"section": plugin.type.section, "requires": plugin.type.requires, "conflicts": plugin.type.conflicts}
     for name, value in facts.items():
         if value:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.records import Conversation, Origin, Row
+from dumbo.errors import DataError
+from dumbo.plugins.jinja_formatter.turns import BESIDE_CONTENT
 
 if TYPE_CHECKING:
     from dumbo.plugins.jinja_formatter.plugin import AlpacaOptions, MessagesOptions
@@ -23,9 +25,14 @@ ALPACA_WITHOUT_INPUT = (
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
 
+SHAREGPT_HINT = (
+    "this looks like ShareGPT ('from', 'value'); rename them to 'role' and 'content', "
+    "and the roles 'human' and 'gpt' to 'user' and 'assistant'"
+)
+
 
 class Alpaca:
-    """Makes a conversation of two messages of a row with instruction, input and output."""
+    """Makes a conversation of two messages from a row with instruction, input and output."""
 
     def __init__(self, options: AlpacaOptions) -> None:
         self.instruction = options.field_instruction
@@ -35,10 +42,12 @@ class Alpaca:
         self.headings = options.prompt == "alpaca"
 
     def __call__(self, row: Row) -> Conversation:
-        """Return the conversation. Raises `DataError` where a column is missing or is not text."""
+        """Return the conversation. Raises `DataError` where a column is missing or not text, or the output empty."""
         instruction = _text(row, self.instruction)
         context = self._context(row)
         output = _text(row, self.output)
+        if not output.strip():
+            raise row.origin.error(f"'{self.output}' is empty", "there is no answer to train on")
         prompt = self._prompt(instruction, context)
         messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": output})
         return Conversation(messages, row.origin)
@@ -57,7 +66,7 @@ class Alpaca:
 
 
 class Messages:
-    """Makes a conversation of a row with a list of messages."""
+    """Makes a conversation from a row with a list of messages."""
 
     def __init__(self, options: MessagesOptions) -> None:
         self.messages = options.field_messages
@@ -65,8 +74,13 @@ class Messages:
         self.tools_are_named = "field_tools" in options.model_fields_set
 
     def __call__(self, row: Row) -> Conversation:
-        """Return the conversation. Raises `DataError` where a column or a part of a message is missing or not text."""
-        listed = _column(row, self.messages)
+        """Return the conversation.
+
+        Raises `DataError` where a column or a part of a message is missing or not text, or the assistant says nothing.
+        """
+        if self.messages not in row.values:
+            raise _missing_column(row, self.messages, _messages_hints(row))
+        listed = row.values[self.messages]
         if not isinstance(listed, list | tuple):
             raise row.origin.error(f"'{self.messages}' is {_kind(listed)}", "it must be a list of messages")
         if not listed:
@@ -94,10 +108,31 @@ def _message(value: Any, number: int, origin: Origin) -> Mapping[str, Any]:
         if key not in message:
             has = ", ".join(f"'{name}'" for name in message) or "nothing"
             hint = f"every message needs 'role' and 'content'; this one has {has}"
-            raise origin.error(f"message {number} has no '{key}'", hint)
+            raise origin.error(f"message {number} has no '{key}'", hint, *_sharegpt_hints(message))
         if not isinstance(message[key], str):
             raise origin.error(f"'{key}' of message {number} is {_kind(message[key])}", "it must be text")
+    if message["role"] == "assistant" and not _says_something(message):
+        hint = "there is no answer to train on; only a call of a tool or a thought may stand without an answer"
+        raise origin.error(f"'content' of message {number} is empty", hint)
     return message
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    """Whether there is text, or what a template may write in its stead."""
+    return bool(message["content"].strip()) or any(message.get(key) for key in BESIDE_CONTENT)
+
+
+def _messages_hints(row: Row) -> list[str]:
+    """Which column holds messages, judged by the first in each; nothing where none seems to."""
+    for name, value in row.values.items():
+        first = value[0] if isinstance(value, list | tuple) and value else None
+        if isinstance(first, Mapping) and ({"role", "content"} <= first.keys() or _sharegpt_hints(first)):
+            return [f"write `data_format: {{type: messages, field_messages: {name}}}`", *_sharegpt_hints(first)]
+    return []
+
+
+def _sharegpt_hints(message: Collection[str]) -> list[str]:
+    return [SHAREGPT_HINT] if "from" in message and "value" in message else []
 
 
 def _is_present(row: Row, name: str, *, required: bool) -> bool:
@@ -115,13 +150,18 @@ def _text(row: Row, name: str) -> str:
 
 
 def _column(row: Row, name: str) -> Any:
-    if name in row.values:
-        return row.values[name]
+    if name not in row.values:
+        raise _missing_column(row, name)
+    return row.values[name]
+
+
+def _missing_column(row: Row, name: str, better_hints: Sequence[str] = ()) -> DataError:
+    """The error for a column that is not there; `better_hints` stand in for a column of a like name."""
     columns = [str(column) for column in row.values]
     near = get_close_matches(name, columns, n=1)
-    hints = [f"did you mean '{near[0]}'?"] if near else []
-    hints.append("the row has " + (", ".join(f"'{column}'" for column in columns) or "no columns"))
-    raise row.origin.error(f"no column '{name}'", *hints)
+    hints = better_hints or [f"did you mean '{other}'?" for other in near]
+    there_are = ", ".join(f"'{column}'" for column in columns) or "no columns"
+    return row.origin.error(f"no column '{name}'", *hints, f"the row has {there_are}")
 
 
 def _kind(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -46,9 +45,3 @@ def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     places = range(len(whole) - len(plain) + 1)
     count = next((place for place in places if whole[place : place + len(plain)] == plain), 0)
     return list(whole[:count])
-
-
-def any_of(texts: list[str]) -> re.Pattern[str]:
-    """Return a pattern of one of `texts`, the longest that fits, after any whitespace."""
-    longest_first = sorted(set(texts), key=len, reverse=True)
-    return re.compile(r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")") if texts else re.compile("(?!)")

@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from dumbo.data.records import DataFormat, TrainFormat
 
 FILLED_IN = frozenset(
-    {"messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt"}
-    | {"continue_final_message", "return_assistant_tokens_mask"}
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversations",
+        "documents",
+        "messages",
+        "return_assistant_tokens_mask",
+        "tools",
+    }
 )
 """What Transformers gives to chat templates, or takes for itself, under these names."""
 
@@ -30,7 +38,7 @@ class AlpacaOptions(FormatOptions):
     field_input: str = "input"
     """Column with what the instruction is about; it may be empty, null, or (unless this option is written) absent."""
     field_output: str = "output"
-    """Column with the answer."""
+    """Column with the answer; a row where it is empty cannot be used."""
     prompt: Literal["alpaca", "plain"] = "alpaca"
     """What the user says: Alpaca's text with its headings, or instruction and input alone, as chat models like it."""
 
@@ -99,7 +107,7 @@ class JinjaFormatterPlugin(DataFormatPlugin, TrainFormatPlugin):
     }
 
     def build_data_format(self, options: Any) -> DataFormat:
-        """Return the function that makes a conversation of a row."""
+        """Return the function that makes a conversation from a row."""
         from dumbo.plugins.jinja_formatter import data_formats
 
         if isinstance(options, AlpacaOptions):
@@ -107,7 +115,7 @@ class JinjaFormatterPlugin(DataFormatPlugin, TrainFormatPlugin):
         return data_formats.Messages(options)
 
     def build_train_format(self, options: Any, tokenizer: PreTrainedTokenizerBase) -> TrainFormat:
-        """Return the function that makes tokens and labels of a conversation.
+        """Return the function that makes tokens and labels from a conversation.
 
         Raises `ConfigError` for a tokenizer that lacks what the format needs: a chat template, an end token, offsets.
         """

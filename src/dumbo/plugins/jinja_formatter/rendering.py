@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import jinja2
@@ -62,6 +63,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    """The template, ready to render. Kept here, so that what holds its text alone renders fast and can be pickled."""
+    return _environment().from_string(template)
+
+
 def _to_json(value: Any, indent: int | None = None) -> str:
     """JSON as it is: Jinja's own filter escapes for HTML."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
@@ -76,7 +83,7 @@ def check_template(template: str) -> None:
     try:
         tree = _environment().parse(template)
         # Filters and tests are looked up by the compiler, not by the parser.
-        _environment().from_string(template)
+        _compiled(template)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from None
     tested = {test.node.name for test in tree.find_all(nodes.Test) if isinstance(test.node, nodes.Name)}
@@ -91,7 +98,7 @@ class TemplateRenderer:
     """Renders a template of the user's."""
 
     def __init__(self, template: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.template = _environment().from_string(template)
+        self.template = template
         tokens = tokenizer.special_tokens_map
         self.tokens = {name: str(tokens[name]) for name in SPECIAL_TOKENS if name in tokens}
 
@@ -100,7 +107,8 @@ class TemplateRenderer:
     ) -> Rendered:
         """Return the text of the conversation."""
         variables = {**self.tokens, "tools": list(tools) or None, "add_generation_prompt": generation_prompt}
-        return Rendered(self.template.render(messages=[dict(message) for message in messages], **variables))
+        text = _compiled(self.template).render(messages=[dict(message) for message in messages], **variables)
+        return Rendered(text)
 
 
 class ChatTemplateRenderer:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from dumbo.data.masking import Span, UnprovenSpanError, choose_mark, locate_contents, sentinel, widen_to_turn
 from dumbo.data.records import Conversation
-from dumbo.plugins.jinja_formatter.encoding import any_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +36,9 @@ class AssistantTurns:
         messages = conversation.messages
         wanted = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         if not wanted:
-            raise conversation.origin.error("no assistant message, so there is nothing to train on")
+            roles = ", ".join(f"'{role}'" for role in dict.fromkeys(message["role"] for message in messages))
+            hint = f"the roles are {roles}; what is trained has the role 'assistant'"
+            raise conversation.origin.error("no assistant message, so there is nothing to train on", hint)
         try:
             return self._locate(conversation, rendered, wanted)
         except UnprovenSpanError as error:
@@ -90,7 +91,13 @@ def _end_of_turn(renderer: Renderer, tokenizer: PreTrainedTokenizerBase) -> re.P
     text = _try_render(renderer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}])
     _, _, tail = (text or "").partition(ANSWER)
     added = [str(token) for token in tokenizer.added_tokens_encoder if token.strip()]
-    found = any_of(added).match(tail)
+    found = _any_of(added).match(tail)
     if tail.strip():
         ends.append(found.group().strip() if found else tail.strip())
-    return any_of(ends)
+    return _any_of(ends)
+
+
+def _any_of(texts: list[str]) -> re.Pattern[str]:
+    """A pattern of one of `texts`, the longest that fits, after any whitespace."""
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile(r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")") if texts else re.compile("(?!)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -13,12 +14,14 @@ from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, op
 # The parser's own limit is 128 KiB, which long texts exceed. A limit there must be: behind a quote that is never closed
 # the rest of the file is one value.
 _LONGEST_VALUE = 1 << 26
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_csv(file: DataFile) -> Iterator[Row]:
     """Yield a row per record, numbered by the line where it begins. The first record is the header.
 
-    Raises `DataError` for a header with a name twice, a record longer or shorter than it, and quotes out of place.
+    Raises `DataError` for a header with a name twice or with other signs than commas between its names, a record longer
+    or shorter than it, and quotes out of place.
     """
     csv.field_size_limit(max(_LONGEST_VALUE, csv.field_size_limit()))
     with open_text(file) as stream:
@@ -49,8 +52,7 @@ def _read_header(records: Iterator[tuple[int, list[str]]], file: DataFile) -> li
 
 def _records(stream: BinaryIO, file: DataFile) -> Iterator[tuple[int, list[str]]]:
     """The records and the lines where they begin. Blank lines between records are none."""
-    lines = (decode_line(raw, file, number) for number, raw in enumerate(stream, 1))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(_lines(stream, file), strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -59,9 +61,30 @@ def _records(stream: BinaryIO, file: DataFile) -> Iterator[tuple[int, list[str]]
             return
         except csv.Error as error:
             message = f"not valid CSV: {error}"
-            hints = ("a value that holds quotes, commas or line breaks is quoted, and quotes in it are doubled",)
+            hint = "a value that holds quotes, commas or line breaks is quoted, and quotes in it are doubled"
             if reader.line_num > line:
                 message += f" (read up to line {reader.line_num})"
-            raise place_error(file, line, 0, message, *hints) from error
+            raise place_error(file, line, 0, message, hint) from error
         if record:
             yield line, record
+
+
+def _lines(stream: BinaryIO, file: DataFile) -> Iterator[str]:
+    """The lines of the file. Raises `DataError` at the first with text where it is not separated by commas."""
+    is_header = True
+    for number, raw in enumerate(stream, 1):
+        line = decode_line(raw, file, number)
+        if is_header and line.strip("\r\n"):
+            is_header = False
+            _refuse_other_separator(line, file, number)
+        yield line
+
+
+def _refuse_other_separator(header: str, file: DataFile, line: int) -> None:
+    # What is quoted belongs to a name. A name that holds one of the signs unquoted, in a file of one column, is
+    # refused too: it can be quoted, while rows of one text each would come as a surprise later.
+    unquoted = _QUOTED.sub("", header)
+    for sign, name in ((";", "';'"), ("\t", "a tab")):
+        if sign in unquoted and "," not in unquoted:
+            message = f"the file seems to use {name} between values; only commas are read"
+            raise place_error(file, line, 0, message, "save it with commas, or as JSONL")

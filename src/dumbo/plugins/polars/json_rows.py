@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dumbo.data.records import Row
@@ -15,6 +15,8 @@ from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, op
 
 # JSON's own white space; Python's `strip` would take more.
 _SPACE = " \t\r\n"
+# Who says a message, in the layout of chat templates and in ShareGPT's.
+_SPEAKERS = frozenset({"role", "from"})
 
 
 def read_jsonl(file: DataFile) -> Iterator[Row]:
@@ -36,7 +38,7 @@ def read_json(file: DataFile, field: str | None) -> Iterator[Row]:
     A row's number is the line where it begins, or its position where several rows share a line.
     """
     if field is None and _is_one_object_per_line(file):
-        yield from read_jsonl(file)
+        yield from _refuse_list_in_object(read_jsonl(file), file)
         return
     with open_text(file) as stream:
         scanner = JsonScanner(stream, file)
@@ -83,6 +85,33 @@ def _is_one_object_per_line(file: DataFile) -> bool:
     with open_text(file) as stream:
         lines = (decode_line(raw, file, number).strip(_SPACE) for number, raw in enumerate(stream, 1))
         return not _goes_on(next(filter(None, lines)))
+
+
+def _refuse_list_in_object(rows: Iterator[Row], file: DataFile) -> Iterator[Row]:
+    """Yield `rows`. Raises `DataError` for one that is alone and is no row, but an object around the list of rows."""
+    first = next(rows)
+    second = next(rows, None)
+    key = _key_of_rows(first.values) if second is None else None
+    if key is not None:
+        raise file_error(
+            file,
+            f"the file is a single object, whose key '{key}' holds a list; write `field: {key}` to read the list",
+            "if the object is a row, the only one, write `format: jsonl`",
+        )
+    yield first
+    if second is not None:
+        yield second
+    yield from rows
+
+
+def _key_of_rows(values: Mapping[str, Any]) -> str | None:
+    """The only key of an object, if it holds a list of objects which are no messages, as those of a chat are."""
+    if len(values) != 1:
+        return None
+    key, listed = next(iter(values.items()))
+    if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):
+        return None
+    return None if listed[0].keys() & _SPEAKERS else key
 
 
 def _goes_on(line: str) -> bool:

@@ -25,12 +25,11 @@ def model_problems(model: ModelSection) -> list[Problem]:
     if not model.base_model:
         hint = "base_model: owner/name on the hub, or a folder"
         return [Problem("a model to start from is missing", key_path(key), hints=(hint,))]
-    problem = name_problem(model.base_model, key)
     folder = as_folder(model.base_model)
-    problems = [problem] if problem else []
+    problem = name_problem(model.base_model, key)
     if folder is not None and problem is None:
         problem = model_folder_problem(folder, model.base_model, key)
-        problems += [problem] if problem else []
+    problems = [problem] if problem else []
     if folder is not None and model.revision is not None:
         message = "only the hub has revisions, and the base model is a local folder; leave 'revision' out"
         problems.append(Problem(message, key_path("model.revision")))

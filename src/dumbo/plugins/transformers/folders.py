@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dumbo.errors import Problem, key_path
+from dumbo.errors import KeyPath, Problem, key_path
 from dumbo.local_paths import entries, is_hub_name, near_paths
 
 VOCABULARY = re.compile(r"tokenizer\.json|vocab\.(json|txt)|tekken\.json|.*\.(model|tiktoken)")
 BYTE_TOKENIZERS = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
 """Tokenizers whose vocabulary is the 256 bytes, so that no file holds it."""
+
+
+def place_of(key: str) -> KeyPath:
+    """Where the option `key` is, for messages; nowhere for a model that no option names, whose `key` is empty."""
+    return key_path(key) if key else ()
 
 
 def as_folder(name: str) -> Path | None:
@@ -26,24 +31,29 @@ def name_problem(name: str, key: str) -> Problem | None:
     if is_hub_name(name):
         return None
     folder = as_folder(name)
-    where = key_path(key) if key else ()
+    where = place_of(key)
     if folder is None:
         message = f"'{name}' is neither a folder here nor a name on the hub, which is 'owner/name'"
-        return Problem(message, where, hints=near_folders(Path(name)))
+        return Problem(message, where, hints=near_folders(Path(name), say_start=True))
     if folder.is_file():
         return Problem(f"'{name}' is a file; write the folder that it lies in", where)
     if not folder.is_dir():
-        return Problem(f"there is no folder '{name}'", where, hints=near_folders(folder))
+        return Problem(f"there is no folder '{name}'", where, hints=near_folders(folder, say_start=True))
     return None
 
 
-def near_folders(path: Path) -> tuple[str, ...]:
-    """Hints for a folder that is not there: names like it beside it, and the same path from other folders nearby."""
+def near_folders(path: Path, *, say_start: bool = False) -> tuple[str, ...]:
+    """Hints for a folder that is not there: names like it beside it, and the same path from other folders nearby.
+
+    With `say_start` also where relative paths start, should nothing be found there.
+    """
+    near = near_paths(path, folders=True)
+    if path.is_absolute():
+        return near
     here = Path.cwd()
-    starts = () if path.is_absolute() else (here.parent, *entries(here))
-    found = [start / path for start in starts if (start / path).is_dir()]
-    elsewhere = (f"relative paths start at {here}; there is '{other}'" for other in found[:2])
-    return (*near_paths(path, folders=True), *elsewhere)
+    found = [f"'{start / path}'" for start in (here.parent, *entries(here)) if (start / path).is_dir()]
+    there = f"; there is {' and '.join(found[:2])}" if found else ""
+    return (*near, f"relative paths start at {here}{there}") if found or say_start else near
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 def model_folder_problem(folder: Path, name: str, key: str) -> Problem | None:
     """What keeps `folder` from being that of a model: no `config.json`, a broken one, or an adapter."""
-    where = key_path(key) if key else ()
+    where = place_of(key)
     if (folder / "adapter_config.json").is_file():
         return _adapter_problem(folder, name, where)
     if not (folder / "config.json").is_file():
@@ -73,7 +83,7 @@ def model_folder_problem(folder: Path, name: str, key: str) -> Problem | None:
     return None
 
 
-def _adapter_problem(folder: Path, name: str, where: tuple[str | int, ...]) -> Problem:
+def _adapter_problem(folder: Path, name: str, where: KeyPath) -> Problem:
     # Transformers would load the base model that the adapter names, and wrap it, whatever else lies in the folder.
     message = f"'{name}' holds an adapter (adapter_config.json), and a base model must be whole"
     try:
@@ -87,7 +97,7 @@ def _adapter_problem(folder: Path, name: str, where: tuple[str | int, ...]) -> P
 def tokenizer_folder_problem(folder: Path, name: str, key: str, trusted: bool) -> Problem | None:
     """What keeps `folder` from being that of a tokenizer; `trusted` code may have files of its own."""
     settings: dict[str, Any] = {}
-    where = key_path(key)
+    where = place_of(key)
     if (folder / "tokenizer_config.json").is_file():
         try:
             settings = read_object(folder / "tokenizer_config.json")

@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Stri
 
 from dumbo.bridge.hub_errors import Repository, causes, explain
 from dumbo.errors import ConfigError, DumboError, Problem, RunError, key_path
-from dumbo.plugins.transformers.folders import read_object
+from dumbo.plugins.transformers.folders import place_of, read_object
 from dumbo.plugins.transformers.hub import Source
 
 EXPECTED = (OSError, ValueError, ImportError, KeyError, RuntimeError, StrictDataclassError)
@@ -28,7 +28,7 @@ def explain_loading(
     if any(isinstance(cause, HfHubHTTPError | LocalEntryNotFoundError) for cause in causes(error)):
         return explain(error, Repository("model", name, source.commit), key)
     text = str(error.args[0]) if error.args else str(error)
-    where = key_path(key) if key else ()
+    where = place_of(key)
     problem = _code_problem(text, name) or _attention_problem(text, attention) or _type_problem(text, source, name, key)
     if problem is None and overridden:
         problem = Problem(
@@ -61,7 +61,7 @@ def _attention_problem(text: str, attention: str) -> Problem | None:
 
 
 def _type_problem(text: str, source: Source, name: str, key: str) -> Problem | None:
-    where = key_path(key) if key else ()
+    where = place_of(key)
     if "Unrecognized configuration class" in text:
         kind = read_object(source.folder / "config.json").get("model_type")
         return Problem(f"'{name}' is of type '{kind}', which has no causal language model in Transformers", where)

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dumbo.config.schema import RunConfig
-from dumbo.errors import ConfigError, PluginError, Problem, key_path
+from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
-from dumbo.plugins.transformers.folders import model_folder_problem, name_problem
+from dumbo.plugins.transformers.folders import model_folder_problem, name_problem, place_of
 from dumbo.plugins.transformers.hub import Source, fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
 from dumbo.plugins.transformers.overrides import override
@@ -57,18 +57,28 @@ class ModelRequest:
         model = config.model
         if not model.base_model:
             raise ConfigError.at("model.base_model", "a model to start from is missing")
-        how = (model.dtype, model.attention, model.trust_remote_code, model.config_overrides, extra)
-        return cls(model.base_model, "model.base_model", model.revision, *how)
+        return cls(
+            name=model.base_model,
+            key="model.base_model",
+            revision=model.revision,
+            dtype=model.dtype,
+            attention=model.attention,
+            trusted=model.trust_remote_code,
+            overrides=model.config_overrides,
+            extra=extra,
+        )
 
     @classmethod
     def of_other(cls, name: str, config: RunConfig, extra: Mapping[str, Any]) -> ModelRequest:
         """Another model of the same run, in its own configuration and newest revision."""
         model = config.model
-        return cls(name, "", None, model.dtype, model.attention, model.trust_remote_code, {}, extra)
+        return cls(
+            name, key="", dtype=model.dtype, attention=model.attention, trusted=model.trust_remote_code, extra=extra
+        )
 
     def problem(self, message: str, *hints: str) -> Problem:
         """A problem of the model's name."""
-        return Problem(message, key_path(self.key) if self.key else (), hints=hints)
+        return Problem(message, place_of(self.key), hints=hints)
 
 
 def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
@@ -145,8 +155,10 @@ def read_config(source: Source, request: ModelRequest) -> PreTrainedConfig:
 
 def explained(error: Exception, source: Source, request: ModelRequest) -> Exception:
     """What to raise for `error`: what tells the user what to do, or `error` itself where it is no user's doing."""
-    names = (request.name, request.key)
-    found = explain_loading(error, source, *names, attention=request.attention, overridden=bool(request.overrides))
+    overridden = bool(request.overrides)
+    found = explain_loading(
+        error, source, request.name, request.key, attention=request.attention, overridden=overridden
+    )
     return found or error
 
 

@@ -50,9 +50,7 @@ def free_token(
     tokenizer: PreTrainedTokenizerBase, vocabulary: dict[str, int], rows: int | None, taken: Collection[str]
 ) -> str | None:
     """Return a token of the vocabulary that means padding or nothing; None if there is none."""
-    template = (
-        tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template or "")
-    )
+    template = str(tokenizer.chat_template or "")  # or several of them, by name
     used = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, *taken}
 
     def is_free(token: str) -> bool:

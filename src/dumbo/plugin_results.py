@@ -1,0 +1,159 @@
+"""What hooks may return: checked where it is returned, so that the plugin is named and not what stumbles later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dumbo.errors import PluginError
+from dumbo.metrics import MetricsCollector
+from dumbo.plugin_checks import parameters_of, takes
+from dumbo.plugin_loader import Interface
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from dumbo.data.records import Example
+    from dumbo.job import Batch, Loss
+
+_FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format"})
+_METHODS = (
+    ("patch_model", "named_parameters"),
+    ("load_model", "named_parameters"),
+    ("transform_dataset", "__getitem__"),
+    ("after_train", "folder"),
+    ("build_trainer", "train"),
+    ("build_trainer", "save_model"),
+    ("build_optimizer", "param_groups"),
+    ("build_scheduler", "get_last_lr"),
+)
+"""An attribute that each of these results must have."""
+_EVENTS = ("on_init_end", "on_train_begin", "on_step_end", "on_log", "on_train_end")
+"""Some of what every `TrainerCallback` has."""
+
+
+def check_result(name: str, spec: Interface, result: Any) -> None:
+    """Raise where the hook of `spec` returned something that the run cannot use.
+
+    Raises:
+        PluginError: what was returned, and what must be.
+    """
+    if result is None:
+        word = "yield" if spec.hook == "read" else "return"
+        raise _wrong(name, spec, "None", f" (did you forget '{word}'?)")
+    if spec.hook in _FUNCTIONS and not callable(result):
+        raise _wrong(name, spec, shown(result))
+    if spec.hook == "load_kwargs" and not isinstance(result, Mapping):
+        raise _wrong(name, spec, shown(result))
+    if spec.hook == "read" and not isinstance(result, Iterable):
+        raise _wrong(name, spec, shown(result))
+    if spec.hook == "get_callbacks":
+        _check_callbacks(name, spec, result)
+    if spec.hook == "get_metrics_collector":
+        _check_collector(name, spec, result)
+    for hook, attribute in _METHODS:
+        if hook == spec.hook and not hasattr(result, attribute):
+            raise _wrong(name, spec, shown(result))
+    if spec.hook == "run_command" and not isinstance(result, int):
+        raise _wrong(name, spec, shown(result))
+
+
+def _wrong(name: str, spec: Interface, returned: str, more: str = "") -> PluginError:
+    verb = "yield" if spec.hook == "read" else "return"
+    return PluginError(f"plugin '{name}': {spec.hook} returned {returned}; it must {verb} {spec.returns}{more}")
+
+
+def shown(result: Any) -> str:
+    """What something is, in a few words: `None`, `a dict`, `the class Watch`."""
+    if result is None:
+        return "None"
+    if isinstance(result, type):
+        return f"the class {result.__name__}"
+    kind = type(result).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def _check_callbacks(name: str, spec: Interface, result: Any) -> None:
+    if _is_callback(result):
+        raise _wrong(name, spec, "one callback", f": write [{type(result).__name__}(...)]")
+    if not isinstance(result, Sequence) or isinstance(result, str):
+        raise _wrong(name, spec, shown(result))
+    for callback in result:
+        if isinstance(callback, type):
+            kind = callback.__name__
+            raise _wrong(name, spec, f"a list with the class {kind}", f": write {kind}(), not {kind}")
+        if not _is_callback(callback):
+            raise _wrong(name, spec, f"a list with {shown(callback)}")
+
+
+def _is_callback(value: Any) -> bool:
+    return not isinstance(value, type) and all(callable(getattr(value, event, None)) for event in _EVENTS)
+
+
+def _check_collector(name: str, spec: Interface, result: Any) -> None:
+    kind = type(result).__name__
+    if isinstance(result, type) and issubclass(result, MetricsCollector):
+        raise _wrong(name, spec, f"the class {result.__name__}", f": write {result.__name__}()")
+    if not isinstance(result, MetricsCollector):
+        raise _wrong(name, spec, shown(result))
+    if getattr(result.log_metrics, "__func__", None) is MetricsCollector.log_metrics:
+        raise PluginError(f"plugin '{name}': its collector {kind} has no method log_metrics(self, metrics, step)")
+    for hook, count, words in (("log_metrics", 2, "metrics, step"), ("open", 1, "run"), ("close", 1, "outcome")):
+        method = getattr(result, hook)
+        if not takes(method, count):
+            message = f"plugin '{name}': {kind}.{hook} is called with ({words}) and takes {parameters_of(method)}"
+            raise PluginError(message)
+
+
+def checked_loss(name: str, loss: Loss) -> Loss:
+    """The loss of plugin `name`, with what it returns checked at each call.
+
+    Raises:
+        PluginError: it does not take three arguments.
+    """
+    if not takes(loss, 3):
+        message = f"the loss takes {parameters_of(loss)}, must take (model, batch, num_items)"
+        raise PluginError(f"plugin '{name}': {message}")
+
+    def call(model: Module, batch: Batch, num_items: Tensor) -> Tensor:
+        result = loss(model, batch, num_items)
+        fault = _loss_fault(result, model)
+        if fault:
+            raise PluginError(f"plugin '{name}': the loss returned {fault}; it must return a scalar tensor")
+        return result
+
+    return call
+
+
+def _loss_fault(result: Any, model: Module) -> str:
+    import torch
+
+    if result is None:
+        return "None"
+    if not isinstance(result, torch.Tensor):
+        return shown(result)
+    if result.ndim:
+        return f"a tensor of the shape {list(result.shape)}"
+    if torch.is_grad_enabled() and not result.requires_grad and any(p.requires_grad for p in model.parameters()):
+        return "a tensor without gradient (detached, or made of numbers)"
+    return ""
+
+
+def example_fault(example: Example, num_embeddings: int | None) -> str:
+    """What is wrong with the token ids and labels that a train format made, if anything; cheap, as it sees every
+    row."""
+    ids, labels = example.input_ids, example.labels
+    try:
+        if len(ids) != len(labels):
+            return f"{len(ids)} token ids and {len(labels)} labels; each token has one label"
+        if not len(ids):
+            return "no tokens"
+        lowest, highest = min(ids), max(max(ids), max(labels))
+        if lowest < 0:
+            return f"the token id {lowest}"
+        if num_embeddings is not None and highest >= num_embeddings:
+            return f"the token id {highest}; the model has embeddings for 0 to {num_embeddings - 1}"
+    except TypeError:
+        return "token ids or labels that are no list of whole numbers"
+    return ""
