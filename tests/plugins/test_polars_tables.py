@@ -95,6 +95,7 @@ def test_csv_with_other_signs_than_commas_is_named_at_its_header(sign, name):
 def test_csv_of_one_column_may_hold_semicolons():
     assert read_values(write("one.csv", 'text\n1; 2\n"3; 4, 5"\n')) == [{"text": "1; 2"}, {"text": "3; 4, 5"}]
     assert read_values(write("one.csv", '"a;b"\n1\n')) == [{"a;b": "1"}]
+    assert read_values(write("one.csv", '"a;\nb"\n1\n')) == [{"a;\nb": "1"}]
     assert read_values(write("two.csv", "a,b;c\n1,2;3\n")) == [{"a": "1", "b;c": "2;3"}]
 
 

@@ -14,7 +14,7 @@ from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, op
 # The parser's own limit is 128 KiB, which long texts exceed. A limit there must be: behind a quote that is never closed
 # the rest of the file is one value.
 _LONGEST_VALUE = 1 << 26
-_QUOTED = re.compile(r'"[^"]*"')
+_QUOTED = re.compile(r'"[^"]*("|\Z)')
 
 
 def read_csv(file: DataFile) -> Iterator[Row]:
