@@ -268,3 +268,9 @@ def test_bfloat16_computes_in_16_bits_over_weights_in_32(tmp_path, model_folder,
     assert losses_of(folder) != plain
     assert losses_of(folder) == pytest.approx(plain, rel=1e-2)
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(folder / "model").values())
+
+
+def test_a_number_of_steps_goes_before_epochs_and_says_so(tmp_path, model_folder, rows_file, capsys):
+    changes = {"trainer.arguments.max_steps": 1, "trainer.arguments.num_train_epochs": 2.0}
+    assert len(losses_of(write_and_run(tmp_path, model_folder, rows_file, changes))) == 1
+    assert "max_steps: 1 goes before num_train_epochs: 2" in capsys.readouterr().out

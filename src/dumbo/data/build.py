@@ -224,4 +224,4 @@ def _print_table(rows: Sequence[Sequence[Any]], limit: int | None, sources: Sequ
     dropped = [problem for source in sources for problem in source.bad_rows]
     if dropped:
         total = sum(source.num_bad for source in sources)
-        console.say(f"dropped {total} bad rows; the first: {str(dropped[0]).splitlines()[0]}")
+        console.say(f"dropped {total} bad row{'s' if total > 1 else ''}; the first: {str(dropped[0]).splitlines()[0]}")

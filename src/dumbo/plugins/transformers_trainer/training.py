@@ -56,6 +56,8 @@ def build(job: Job, services: Services) -> TransformersRun:
         raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
     _say_what_was_chosen(job.model, theirs, services)
+    if {"max_steps", "num_train_epochs"} <= ours.model_fields_set:
+        services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
 
 
