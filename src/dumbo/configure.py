@@ -31,7 +31,7 @@ from dumbo.plugin_finder import (
 )
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
-from dumbo.plugin_rules import check_consumers, check_plugins
+from dumbo.plugin_rules import check_consumers, check_evaluators, check_plugins
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     manager = PluginManager(found)
     if config is not None and not problems:
         problems += check_consumers(config, found)
+        problems += check_evaluators(config, found)
         arguments = config.trainer.arguments
         sizes = batch_problem(arguments.batch_size, arguments.physical_batch_size, launch.world_size)
         problems += [sizes] if sizes else []

@@ -31,6 +31,10 @@ Loss = Callable[["Module", Batch, "Tensor"], "Tensor"]
 supervised tokens in the whole global batch, so that no split into micro-batches or ranks changes the result. The
 auxiliary loss of a model's experts is not its business: the trainer adds it."""
 
+Evaluator = Callable[[], Mapping[str, float]]
+"""Measures the model as it is: name -> number, equal on all ranks; `{"exact_match": 0.9}` becomes
+`eval/exact_match`."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -52,6 +56,8 @@ class Job:
     console: Console
     """Report progress here; silent on other ranks than the first."""
     output_dir: Path
+    evaluators: Sequence[Evaluator] = ()
+    """To be called with every evaluation, after the loss on `eval_dataset`."""
 
 
 @dataclass(frozen=True)

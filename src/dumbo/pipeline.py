@@ -38,7 +38,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
         tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
         model = run.fit_embeddings(model, tokenizer)
         model = run.patch_model(model)
-        datasets = build_datasets(run.sources, config, plugins, model, tokenizer, console)
+        datasets = run.keep(model, tokenizer, build_datasets(run.sources, config, plugins, model, tokenizer, console))
         job = Job(
             config=config,
             model=model,
@@ -49,6 +49,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             loss=run.build_loss(tokenizer),
             build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
             build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),
+            evaluators=[evaluator for _, evaluator in plugins.call_each(hooks.EvaluatorPlugin, config)],
             callbacks=[c for _, callbacks in plugins.call_each(hooks.CallbackPlugin, config) for c in callbacks],
             metrics=run.metrics,
             console=console,
@@ -66,6 +67,7 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     with run.blaming_plugins("training"):
         result = trainer.train()
     folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.interrupted else "model")
+    run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
     with run.blaming_plugins("saving"):
         trainer.save_model(folder)
     if result.interrupted:

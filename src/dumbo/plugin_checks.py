@@ -11,7 +11,8 @@ from pydantic import ConfigDict, PydanticUserError, ValidationError
 from dumbo.config.schema import FormatOptions
 from dumbo.config.section import Section
 from dumbo.errors import Place, Problem
-from dumbo.plugin_loader import INTERFACES, BasePlugin, Interface, Phase
+from dumbo.plugin_interfaces import INTERFACES, Interface
+from dumbo.plugin_loader import BasePlugin, Phase
 
 TABLES: tuple[tuple[str, str, type[Section]], ...] = (
     ("read", "readers", Section),

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dumbo.config.arguments import OPTIMIZER_KEYS, SCHEDULE_KEYS
 from dumbo.config.schema import FormatOptions, RunConfig
 from dumbo.config.section import Section
 from dumbo.metrics import MetricsCollector
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.records import DataFormat, Record, Row, TrainFormat
-    from dumbo.job import Artifact, Collator, Job, Loss, Trainer
+    from dumbo.inference.generate import TextGenerator
+    from dumbo.job import Artifact, Collator, Evaluator, Job, Loss, Trainer
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,15 @@ class Services:
     say: Callable[[str], None]
     """Tell the user something, in a line; silent on other ranks than the first."""
     records: Callable[[], Iterable[Record]]
-    """The records of all sources, in the order of the configuration."""
+    """The records of all sources but those that are held out whole, in the order of the configuration."""
     load_model: Callable[[str], PreTrainedModel]
     """Another model (a teacher, a reference), by folder or hub name, loaded as the run's own is."""
+    held_out: Callable[[], TokenDataset | None] = lambda: None
+    """The held-out rows as tokens, once the datasets are built; None where there are none."""
+    generator: Callable[[], TextGenerator | None] = lambda: None
+    """What writes text with the run's model as it is at that moment; None before the datasets are built."""
+    note: Callable[[str, Any], None] = lambda name, value: None
+    """Keep a fact (text, numbers, lists or mappings of them) for the run's `summary.json` and its report."""
     rank: int = 0
     world_size: int = 1
 
@@ -196,6 +202,14 @@ class SchedulerPlugin(BasePlugin):
         raise NotImplementedError
 
 
+class EvaluatorPlugin(BasePlugin):
+    """Measures the model whenever the trainer evaluates, on every rank. Any number; needs held-out rows."""
+
+    def build_evaluator(self, config: RunConfig) -> Evaluator:
+        """Return a function without arguments from which the trainer gets numbers, logged as `eval/<name>`."""
+        raise NotImplementedError
+
+
 class CallbackPlugin(BasePlugin):
     """Watches and steers the training. Any number."""
 
@@ -238,54 +252,3 @@ class CommandPlugin(BasePlugin):
         """Run `dumbo VERB ARGUMENTS...` and return the exit code. No configuration is loaded: there is no
         `self.config`."""
         raise NotImplementedError
-
-
-class Claim(Enum):
-    """How many plugins of a run may implement an interface."""
-
-    EXACTLY_ONE = "exactly one"
-    AT_MOST_ONE = "at most one"
-    ANY_NUMBER = "any number"
-
-
-@dataclass(frozen=True)
-class Interface:
-    """An interface: its class, the method that claims it, how many may, and which core keys its one holder answers
-    for."""
-
-    type: type[BasePlugin]
-    hook: str
-    returns: str
-    """What the method must return, for messages."""
-    claim: Claim
-    charge: str = ""
-    """Section of the configuration whose keys the holder must consume; a key that it does not is an error."""
-    keys: tuple[str, ...] = ()
-    """Those of them that a holder of this seat takes over from another seat with the same charge; none: all the
-    others."""
-
-
-INTERFACES: tuple[Interface, ...] = (
-    Interface(ModelLoaderPlugin, "load_model", "the model", Claim.EXACTLY_ONE, "model"),
-    Interface(TokenizerLoaderPlugin, "load_tokenizer", "the tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
-    Interface(TrainerPlugin, "build_trainer", "a trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
-    Interface(
-        LossPlugin, "build_loss", "a function", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)
-    ),
-    Interface(CollatorPlugin, "build_collator", "a function from rows to a batch", Claim.AT_MOST_ONE),
-    Interface(
-        OptimizerPlugin, "build_optimizer", "an optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS
-    ),
-    Interface(SchedulerPlugin, "build_scheduler", "a schedule", Claim.AT_MOST_ONE, "trainer.arguments", SCHEDULE_KEYS),
-    Interface(LoadOptionsPlugin, "load_kwargs", "a mapping of arguments for from_pretrained", Claim.ANY_NUMBER),
-    Interface(ModelPatcherPlugin, "patch_model", "the model", Claim.ANY_NUMBER),
-    Interface(ReaderPlugin, "read", "rows", Claim.ANY_NUMBER),
-    Interface(DataFormatPlugin, "build_data_format", "a function from Row to Conversation or Text", Claim.ANY_NUMBER),
-    Interface(TrainFormatPlugin, "build_train_format", "a function from a record to Example", Claim.ANY_NUMBER),
-    Interface(DatasetPlugin, "transform_dataset", "the training set", Claim.ANY_NUMBER),
-    Interface(CallbackPlugin, "get_callbacks", "a list of TrainerCallbacks", Claim.ANY_NUMBER),
-    Interface(LoggingPlugin, "get_metrics_collector", "a MetricsCollector", Claim.ANY_NUMBER),
-    Interface(OutputPlugin, "after_train", "the artifact", Claim.ANY_NUMBER),
-    Interface(CommandPlugin, "run_command", "the exit code: return 0", Claim.ANY_NUMBER),
-)
-"""The catalogue. `dumbo plugins` prints it, and the plugin manager knows no other."""

@@ -10,7 +10,8 @@ from dumbo.blame import describe, describe_exit
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, DumboError, PluginError, Problem
 from dumbo.plugin_finder import FoundPlugin
-from dumbo.plugin_loader import INTERFACES, BasePlugin, Interface, Services
+from dumbo.plugin_interfaces import INTERFACES, Interface
+from dumbo.plugin_loader import BasePlugin, Services
 from dumbo.plugin_results import check_result, shown
 from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.errors import PluginError
 from dumbo.metrics import MetricsCollector
 from dumbo.plugin_checks import parameters_of, takes
-from dumbo.plugin_loader import Interface
+from dumbo.plugin_interfaces import Interface
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dumbo.data.records import Example
     from dumbo.job import Batch, Loss
 
-_FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format"})
+_FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format", "build_evaluator"})
 _METHODS = (
     ("patch_model", "named_parameters"),
     ("load_model", "named_parameters"),

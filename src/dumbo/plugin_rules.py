@@ -12,7 +12,8 @@ from dumbo.config.schema import RunConfig
 from dumbo.errors import Problem, key_path
 from dumbo.plugin_checks import claims as claims
 from dumbo.plugin_finder import FoundPlugin, find_installed
-from dumbo.plugin_loader import INTERFACES, BasePlugin, Claim, Interface, Phase
+from dumbo.plugin_interfaces import INTERFACES, Claim, Interface
+from dumbo.plugin_loader import BasePlugin, EvaluatorPlugin, Phase
 
 
 def serving(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
@@ -141,6 +142,16 @@ def check_consumers(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator
         for name in sorted(keys_in_charge(interface, config, found) & written):
             if f"{interface.charge}.{name}" not in holders[0].type.consumes:
                 yield unused(interface, holders[0], name)
+
+
+def check_evaluators(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    """A problem for every plugin that measures, where there are no rows to measure on."""
+    if config.holds_rows_out:
+        return
+    hint = "set trainer.data.val_set_size, or held_out: true for a source"
+    for plugin in serving(next(spec for spec in INTERFACES if spec.type is EvaluatorPlugin), found):
+        message = f"'{plugin.name}' measures the model on held-out rows, and there are none"
+        yield Problem(message, ("plugins", plugin.position), hints=(hint,))
 
 
 def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[FoundPlugin]) -> set[str]:

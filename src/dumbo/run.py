@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.blame import describe, describe_exit
 from dumbo.configure import Configured
 from dumbo.console import Console
-from dumbo.data.build import Source
+from dumbo.data.build import Datasets, Source
 from dumbo.errors import DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
@@ -26,13 +26,17 @@ from dumbo.plugin_loader import (
     ModelLoaderPlugin,
     ModelPatcherPlugin,
     Services,
+    TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_loss
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
+from dumbo.summary import Summary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dumbo.data.dataset import TokenDataset
+    from dumbo.inference.generate import TextGenerator
     from dumbo.job import Loss
 
 
@@ -44,11 +48,16 @@ class OpenRun:
     folder: Path
     console: Console
     launch: Launch
+    summary: Summary
     metrics: Metrics = field(default_factory=lambda: Metrics(()))
     sources: Sequence[Source] = ()
     """The rows that were read, as records."""
     has_trained: bool = False
     """Whether there may be something in the folder that is worth keeping."""
+    held_out: TokenDataset | None = None
+    """The held-out rows, once the datasets are built."""
+    _trained: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    _generator: TextGenerator | None = None
 
     def start(self, sources: Sequence[Source]) -> None:
         """The rows are fine: open the trackers, and get ready for models.
@@ -72,6 +81,7 @@ class OpenRun:
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)
         self.metrics.open(RunInfo(self.folder.name, self.folder, tree))
+        self.summary.write()
         self.console.say(f"run folder {self.folder}")
 
     def load_model(self) -> PreTrainedModel:
@@ -111,13 +121,61 @@ class OpenRun:
             which = f"the plugin {names[0]}" if len(names) == 1 else f"the plugins {', '.join(names)}"
             message = "no parameter is trained: none is left with requires_grad"
             raise PluginError(f"{message}; look at {which}")
+        self._show_parameters(model)
         return model
+
+    def _show_parameters(self, model: PreTrainedModel) -> None:
+        from dumbo.bridge.parameters import count_parameters
+
+        rows = count_parameters(model)
+        self.summary.note("parameters", rows)
+        total = {name: sum(row[name] for row in rows) for name in ("trainable", "frozen")}
+        kept = ["part", "trainable", *(["frozen"] if total["frozen"] else [])]
+        self.console.table(kept, [[row[name] for name in kept] for row in [*rows, {"part": "all", **total}]])
+
+    def keep(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, datasets: Datasets) -> Datasets:
+        """Remember what plugins may ask for from now on; the datasets come back as they are."""
+        self.summary.note("data", datasets.table)
+        self.held_out = datasets.evaluation
+        self._trained = (model, tokenizer)
+        return datasets
+
+    def generator(self) -> TextGenerator | None:
+        """What writes text with the model, its prompts written by the train format of the first source."""
+        if self._generator is None and self._trained is not None:
+            from dumbo.inference.generate import TextGenerator
+            from dumbo.inference.prompting import writer_for
+
+            (model, tokenizer), plugins = self._trained, self.configured.plugins
+            options = self.configured.config.datasets[0].train_format
+            encode = plugins.call_provider(TrainFormatPlugin, "train_formats", options.type, options, tokenizer)
+            self._generator = TextGenerator(model, tokenizer, writer_for(encode, tokenizer))
+        return self._generator
 
     def build_loss(self, tokenizer: PreTrainedTokenizerBase) -> Loss | None:
         """The loss of the plugin in that seat, which is blamed for what its loss returns."""
         plugins = self.configured.plugins
         loss = plugins.call_seat(LossPlugin, self.configured.config, tokenizer)
         return loss and checked_loss(plugins.names(LossPlugin)[0], loss)
+
+    def close(self, outcome: str) -> None:
+        """End trackers and progress, and leave a report in the folder if there is something to tell."""
+        self.metrics.close(outcome)
+        self.console.stop_training()
+        if self.launch.is_first:
+            discard_folder(self.folder)
+            if self.has_trained and (self.folder / "metrics.jsonl").exists():
+                self.summary.note("outcome", outcome)
+                self._report()
+        self.launch.disconnect()
+
+    def _report(self) -> None:
+        try:
+            from dumbo.output.report import write_report
+
+            self.console.say(f"report: {write_report(self.folder)}")
+        except Exception as error:  # the run itself is fine, and its files are there
+            self.console.say(f"the report could not be written: {describe(error, type(self))}")
 
     @contextmanager
     def blaming_plugins(self, stage: str) -> Iterator[None]:
@@ -167,13 +225,17 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
     folder = launch.decide(lambda: claim_folder(config.trainer.output_dir, configured.source.file))
-    run = OpenRun(configured, folder, console, launch)
+    summary = Summary(folder, configured.source.file, [plugin.name for plugin in plugins.found], launch.is_first)
+    run = OpenRun(configured, folder, console, launch, summary)
     plugins.bind(
         Services(
             output_dir=folder,
             say=console.say,
-            records=lambda: (record for source in run.sources for record in source.records),
+            records=lambda: (r for source in run.sources if not source.entry.held_out for r in source.records),
             load_model=run.load_another_model,
+            held_out=lambda: run.held_out,
+            generator=run.generator,
+            note=summary.note,
             rank=launch.rank,
             world_size=launch.world_size,
         )
@@ -188,11 +250,7 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
             raise
         raise Interrupted("stopped; nothing was trained" if not run.has_trained else "stopped") from None
     finally:
-        run.metrics.close(outcome)
-        console.stop_training()
-        if launch.is_first:
-            discard_folder(folder)
-        launch.disconnect()
+        run.close(outcome)
 
 
 def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:

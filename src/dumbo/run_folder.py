@@ -125,6 +125,7 @@ def discard_folder(folder: Path) -> None:
     if not any((folder / name).exists() for name in _MARKS if name != metrics.name):
         metrics.unlink(missing_ok=True)
         (folder / "run.yaml").unlink(missing_ok=True)
+        (folder / "summary.json").unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             if folder.parent == Path("runs") and not any(folder.parent.iterdir()):

@@ -203,6 +203,7 @@ DOES = {
     "z_loss.py": lambda out, run: losses(run) != plain_losses(run),
     "plain_sgd.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "triangle.py": lambda out, run: "lr 0.000667" in out,
+    "answer_length.py": lambda out, run: re.search(r"step 2/2 .*eval/answer_tokens \d", out),
     "tell_when_good.py": lambda out, run: "the loss is down to 100" in out,
     "plain_loop.py": lambda out, run: (
         len(losses(run)) == 2 and losses(run)[0] == pytest.approx(plain_losses(run)[0], 1e-5)
@@ -286,7 +287,7 @@ def test_the_package_of_the_guide_is_found(folder):
 
 
 def test_every_interface_is_in_the_guide():
-    from dumbo.plugin_loader import INTERFACES
+    from dumbo.plugin_interfaces import INTERFACES
 
     text = GUIDE.read_text(encoding="utf-8")
     for interface in INTERFACES:

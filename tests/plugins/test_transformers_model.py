@@ -205,6 +205,13 @@ def test_a_config_that_is_no_causal_model_is_explained(plugin, folder, changes, 
     assert message.startswith("model.base_model: ") and expected in message and "\n\n" not in message
 
 
+def test_a_decoder_that_says_it_is_none_is_loaded(plugin, tmp_path):
+    """GPT-NeoX (Pythia) carries `is_decoder: false`, and is causal all the same."""
+    folder = builders.save_tiny_model(tmp_path / "neox", config_type="gpt_neox")
+    assert json.loads((folder / "config.json").read_text())["is_decoder"] is False
+    assert type(load(plugin, base_model=str(folder))).__name__ == "GPTNeoXForCausalLM"
+
+
 def test_code_of_the_model_runs_only_when_trusted(plugin, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     edit_config(folder, model_type="mine", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"})

@@ -10,7 +10,7 @@ import pytest
 from dumbo.cli.composed import composed_model
 from dumbo.cli.main import main
 from dumbo.config.options import all_options
-from dumbo.plugin_loader import INTERFACES
+from dumbo.plugin_interfaces import INTERFACES
 from dumbo.run_folder import yaml_text
 from tests import builders
 

@@ -8,6 +8,7 @@ import pytest
 
 from dumbo import plugin_loader as hooks
 from dumbo.cli.main import main
+from dumbo.plugin_interfaces import INTERFACES
 from tests import builders
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, weights_of, write_and_run
 
@@ -63,6 +64,11 @@ class HalvingPlugin(BasePlugin):
         import torch
         print("a schedule of", total_steps, "steps")
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+
+class EvaluatorPluginOfOurs(BasePlugin):
+    def build_evaluator(self, config):
+        rows = self.services.held_out()
+        return lambda: {"held_out_rows": len(rows)}
 
 class CallbacksPlugin(BasePlugin):
     def get_callbacks(self, config):
@@ -217,6 +223,20 @@ def test_a_scheduler(run_with, capsys):
     assert "a schedule of 4 steps" in capsys.readouterr().out
 
 
+def test_an_evaluator(run_with, capsys):
+    folder = run_with("EvaluatorPluginOfOurs", trainer__data__val_set_size=4, trainer__arguments__eval_on_start=True)
+    assert losses_of(folder, "eval/held_out_rows") == [4.0, 4.0]
+    assert "eval/held_out_rows 4" in capsys.readouterr().out
+
+
+def test_an_evaluator_needs_rows(run_with, capsys):
+    with pytest.raises(AssertionError):
+        run_with("EvaluatorPluginOfOurs")
+    message = capsys.readouterr().err
+    assert "measures the model on held-out rows, and there are none" in message
+    assert "set trainer.data.val_set_size, or held_out: true for a source" in message
+
+
 def test_callbacks(run_with, capsys):
     folder = run_with("CallbacksPlugin", trainer__arguments__max_steps=5)
     output = capsys.readouterr().out
@@ -266,7 +286,8 @@ def test_a_reader_a_data_format_and_a_train_format(run_with, capsys):
     )
     output = capsys.readouterr().out
     assert len(losses_of(folder)) == 2
-    header, row = (line.split() for line in output.splitlines() if line.startswith("  "))
+    table = [line.split() for line in output.splitlines() if line.startswith("  ")]
+    header, row = table[[line[0] for line in table].index("source") :]
     assert dict(zip(header, row, strict=True))["rows"] == "7"
     assert "the last row is 1 boat" in output
 
@@ -457,6 +478,7 @@ SHOWN = {
     hooks.DataFormatPlugin: test_a_reader_a_data_format_and_a_train_format,
     hooks.TrainFormatPlugin: test_a_reader_a_data_format_and_a_train_format,
     hooks.DatasetPlugin: test_a_dataset_changer,
+    hooks.EvaluatorPlugin: test_an_evaluator,
     hooks.CallbackPlugin: test_callbacks,
     hooks.LoggingPlugin: test_a_metrics_collector,
     hooks.OutputPlugin: test_outputs,
@@ -465,4 +487,4 @@ SHOWN = {
 
 
 def test_every_kind_of_plugin_is_shown_here():
-    assert set(SHOWN) == {interface.type for interface in hooks.INTERFACES}
+    assert set(SHOWN) == {interface.type for interface in INTERFACES}

@@ -12,7 +12,7 @@ import yaml
 
 from dumbo.cli.main import main
 from tests import builders
-from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, run_here, weights_of, write_and_run
+from tests.run.whole_runs import LEFT, SHIPPED, losses_of, metrics_of, run_here, weights_of, write_and_run
 
 STEPS = 24
 CHANGES = {
@@ -43,7 +43,7 @@ def test_the_loss_falls(finished):
 
 
 def test_a_run_leaves_its_configuration_metrics_and_model(finished):
-    assert sorted(path.name for path in (finished / "out").iterdir()) == ["metrics.jsonl", "model", "run.yaml"]
+    assert sorted(path.name for path in (finished / "out").iterdir()) == LEFT
     model = {path.name for path in (finished / "out" / "model").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= model
     assert not [name for name in model if name.endswith((".bin", ".pt", ".pth", ".pkl", ".partial"))]
@@ -72,8 +72,9 @@ def test_a_run_in_a_process_of_its_own_prints_plain_lines_and_comes_out_the_same
     assert f"run folder {folder}" in lines
     assert "4 sequences per step = 2 per pass x 2 accumulated x 1 process" in lines
     assert sum(line.startswith("step ") for line in lines) == STEPS + 3
-    assert lines[-1].startswith(f"trained {STEPS} steps in 0:")
-    assert lines[-1].endswith(f"the model is in {folder / 'model'}")
+    assert lines[-2].startswith(f"trained {STEPS} steps in 0:")
+    assert lines[-2].endswith(f"the model is in {folder / 'model'}")
+    assert lines[-1] == f"report: {folder / 'report.html'}"
     assert "\x1b" not in result.stdout
     assert result.stderr == "", "no library says anything"
     assert metrics_of(folder) == metrics_of(finished / "out")

@@ -6,6 +6,8 @@ from pathlib import Path
 from dumbo.cli.main import main
 from tests import builders
 
+LEFT = ["loss.png", "metrics.jsonl", "model", "report.html", "run.yaml", "summary.json"]
+"""What a run has in its folder at the end."""
 SHIPPED = ["transformers", "transformers_trainer", "polars", "jinja_formatter"]
 
 

@@ -14,7 +14,8 @@ from dumbo.errors import ConfigError, DumboError, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
 from dumbo.plugin_finder import FoundPlugin, plugin_name
-from dumbo.plugin_loader import INTERFACES, BasePlugin
+from dumbo.plugin_interfaces import INTERFACES
+from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
 from dumbo.plugin_rules import check_consumers
 from dumbo.run import merge_load_options

@@ -6,15 +6,8 @@ from hypothesis import strategies as st
 
 from dumbo.config.section import Section
 from dumbo.plugin_finder import FoundPlugin, find_plugin, plugin_name
-from dumbo.plugin_loader import (
-    INTERFACES,
-    BasePlugin,
-    DataFormatPlugin,
-    ModelLoaderPlugin,
-    ModelPatcherPlugin,
-    Phase,
-    ReaderPlugin,
-)
+from dumbo.plugin_interfaces import INTERFACES
+from dumbo.plugin_loader import BasePlugin, DataFormatPlugin, ModelLoaderPlugin, ModelPatcherPlugin, Phase, ReaderPlugin
 from dumbo.plugin_rules import check_plugins, claims, in_order, serving
 
 BY_HOOK = {interface.hook: interface for interface in INTERFACES}

@@ -23,10 +23,12 @@ def fit_embeddings(
     needed = max(tokenizer.get_vocab().values(), default=-1) + 1
     rows = embedding_rows(model)
     if rows is not None and needed > rows:
-        mean = bool(model.name_or_path)
-        _grow(model, needed, mean)
-        filling = "the mean of the old ones" if mean else "drawn by the model's initialiser"
-        say(f"embeddings: {rows} -> {needed} rows for the tokenizer; the new ones are {filling}")
+        pretrained = bool(model.name_or_path)
+        _grow(model, needed, mean=pretrained)
+        if pretrained:
+            say(f"embeddings: {rows} -> {needed} rows for the tokenizer; the new ones are the mean of the old ones")
+        else:
+            say(f"embeddings: {needed} rows, one for each token of the tokenizer")
     set_token_ids(model, tokenizer)
     return model
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.plan import BatchPlan
@@ -64,6 +65,9 @@ class DumboTrainer(Trainer):
         self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
         self._said_not_finite = False
         self._stop = StopOnInterrupt()
+        ours = job.config.trainer.arguments
+        checkpoints = job.output_dir / "checkpoints"
+        keeping = [BestModel(ours, checkpoints, self.save, job.console.say)] if ours.load_best_model_at_end else []
         super().__init__(
             model=job.model,
             args=arguments,
@@ -71,7 +75,7 @@ class DumboTrainer(Trainer):
             eval_dataset=cast("Any", job.eval_dataset),
             data_collator=cast("Any", job.collator),
             processing_class=job.tokenizer,
-            callbacks=[self._stop, *job.callbacks, ShowProgress(job.console)],
+            callbacks=[self._stop, *keeping, *job.callbacks, ShowProgress(job.console)],
         )
         # Before Transformers 5.20 this, and not `loss_is_scaled_for_ga`, kept the loss from being divided once more.
         self.model_accepts_loss_kwargs = True
@@ -103,6 +107,7 @@ class DumboTrainer(Trainer):
             with _config_value(model, "use_cache", self._use_cache):  # the Trainer switched it off for training
                 model.save_pretrained(partial)
             self._job.tokenizer.save_pretrained(partial)
+            shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         self.accelerator.wait_for_everyone()
 
@@ -201,6 +206,8 @@ class DumboTrainer(Trainer):
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        for evaluate in self._job.evaluators:
+            metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

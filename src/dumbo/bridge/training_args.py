@@ -20,15 +20,21 @@ _TRANSLATED = frozenset(
         "label_smoothing_factor",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
     }
 )
 """Words that Transformers has under other names, or that our own loss takes; the others go on as they are."""
 
 
-def training_arguments(config: RunConfig, output_dir: Path, world_size: int, evaluates: bool) -> TrainingArguments:
+def training_arguments(
+    config: RunConfig, output_dir: Path, world_size: int, evaluates: bool, checkpointing: bool = False
+) -> TrainingArguments:
     """The arguments of a run of `world_size` processes; checkpoints go to `output_dir`/checkpoints.
 
     Logging, trackers and progress bars of Transformers are off: dumbo has its own. `evaluates`: rows are held out.
+    `checkpointing`: what `gradient_checkpointing: auto` means in this run.
     """
     from transformers import TrainingArguments
 
@@ -60,9 +66,10 @@ def training_arguments(config: RunConfig, output_dir: Path, world_size: int, eva
         "log_level": "error",
     }
     # Transformers 5.20 renamed these two; the old names warn there and the new ones are unknown before.
-    checkpointing = "activation" if "activation_checkpointing" in TrainingArguments.__dataclass_fields__ else "gradient"
-    values[f"{checkpointing}_checkpointing"] = ours.gradient_checkpointing
-    values[f"{checkpointing}_checkpointing_kwargs"] = dict(ours.gradient_checkpointing_kwargs) or None
+    word = "activation" if "activation_checkpointing" in TrainingArguments.__dataclass_fields__ else "gradient"
+    asked = ours.gradient_checkpointing
+    values[f"{word}_checkpointing"] = checkpointing if asked == "auto" else asked
+    values[f"{word}_checkpointing_kwargs"] = dict(ours.gradient_checkpointing_kwargs) or None
     arguments = TrainingArguments(**values)
     # One process trains on one device; DataParallel would split batches behind the plan's back.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dumbo.configure import Configured
-from dumbo.plugin_loader import INTERFACES, Claim
+from dumbo.plugin_interfaces import INTERFACES, Claim
 from dumbo.run_folder import resolved_tree, yaml_text
 
 

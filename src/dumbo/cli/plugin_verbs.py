@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dumbo.blame import describe
 from dumbo.errors import DumboError, PluginError, Problem
 from dumbo.plugin_finder import FoundPlugin, find_installed
-from dumbo.plugin_loader import INTERFACES, CommandPlugin
+from dumbo.plugin_interfaces import INTERFACES
+from dumbo.plugin_loader import CommandPlugin
 from dumbo.plugin_results import check_result
 
 

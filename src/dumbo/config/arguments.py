@@ -69,8 +69,8 @@ class TrainerArguments(Section):
     """Compute in float16 with loss scaling, for GPUs without bfloat16."""
     tf32: bool | None = None
     """Let float32 products use TF32 on Ampere and later; by default PyTorch's own setting."""
-    gradient_checkpointing: bool = False
-    """Keep fewer activations and recompute them in the backward pass."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep fewer activations and recompute them in the backward pass; `auto` does so where they would not fit."""
     gradient_checkpointing_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `torch.utils.checkpoint`, e.g. `{use_reentrant: false}`."""
     torch_compile: bool = False
@@ -95,6 +95,12 @@ class TrainerArguments(Section):
     """Steps or epochs, as in `eval_strategy`, before the first evaluation."""
     eval_on_start: bool = False
     """Evaluate once before the first step."""
+    load_best_model_at_end: bool = False
+    """Keep the weights of the best evaluation in `checkpoints/best`, and end with them."""
+    metric_for_best_model: str = "eval/loss"
+    """Metric of the evaluations that says which is best (`load_best_model_at_end`)."""
+    greater_is_better: bool | None = None
+    """Whether a higher value is better; by default it is, but for metrics called loss or perplexity."""
     save_strategy: Literal["no", "steps", "epoch"] = "no"
     """When to write the model as it is then into `checkpoints/step-N`; the model at the end is always written."""
     save_steps: PositiveInt = 500

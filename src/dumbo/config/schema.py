@@ -39,6 +39,9 @@ class ModelSection(Section):
 
     base_model: str | None = None
     """Folder or hub name (`owner/name`) of the model to start from."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Start from random weights instead: `{model_type: llama, hidden_size: 256, ...}`, values of the model's own
+    configuration; `vocab_size` fits the tokenizer by default."""
     revision: str | None = None
     """Branch, tag or commit of the base model on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -76,6 +79,8 @@ class DatasetEntry(Section):
     """What a row is: a name, or `{type: name, ...options}`."""
     train_format: FormatOptions
     """How a record becomes tokens and labels: a name, or `{type: name, ...options}`."""
+    held_out: bool = False
+    """Evaluate on all rows of this source, and train on none of them."""
 
 
 class DataSection(Section):
@@ -125,3 +130,8 @@ class RunConfig(Section):
     """The plugins of this run: a shipped or installed name, `package.module:Class`, or `./file.py:Class`."""
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     """What to evaluate, by plugins that do."""
+
+    @property
+    def holds_rows_out(self) -> bool:
+        """Whether there will be rows to evaluate on."""
+        return bool(self.trainer.data.val_set_size) or any(entry.held_out for entry in self.datasets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,8 @@ class Datasets:
     train: TokenDataset
     evaluation: TokenDataset | None
     padding_collator: PaddingCollator
+    table: Sequence[Mapping[str, Any]]
+    """What became of each source: rows, tokens, and how many were trained, held out, bad, too long."""
 
 
 def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = None) -> list[Source]:
@@ -121,10 +123,11 @@ def build_datasets(
     limit = sequence_length(config, model)
     for source in sources:
         source.examples = _encode(source, plugins, model, tokenizer, console)
-    held_out = _choose_held_out(sum(len(source.examples) for source in sources), config)
+    held_out = _choose_held_out(sources, config)
     train: list[Example] = []
     evaluation: list[Example] = []
-    table, start = [], 0
+    table: list[dict[str, Any]] = []
+    start = 0
     for source in sources:
         lengths = LengthPolicy(limit, config.trainer.data.too_long)
         # Held out are whole rows: the pieces of a long one are never on both sides.
@@ -143,7 +146,7 @@ def build_datasets(
     if held_out and not evaluation:
         raise RunError("none of the held out rows is left: all of them were too long")
     evaluation_set = TokenDataset.from_examples(evaluation) if evaluation else None
-    return Datasets(train_set, evaluation_set, PaddingCollator(tokenizer.pad_token_id))
+    return Datasets(train_set, evaluation_set, PaddingCollator(tokenizer.pad_token_id), table)
 
 
 def _encode(
@@ -192,33 +195,51 @@ def _at(index: int, *keys: str) -> Iterator[None]:
         raise error.below(("datasets", index, *keys)) from error
 
 
-def _choose_held_out(num_rows: int, config: RunConfig) -> frozenset[int]:
-    """The rows to hold out, which depend on the seed and the number of rows alone."""
-    size = config.trainer.data.val_set_size
-    if not size:
-        return frozenset()
+def _choose_held_out(sources: Sequence[Source], config: RunConfig) -> frozenset[int]:
+    """The rows to hold out, counted over all sources: whole sources, and a choice from the others that depends on the
+    seed and the number of rows alone."""
     import numpy as np
 
-    count = size if isinstance(size, int) else max(1, round(size * num_rows))
-    if count >= num_rows:
-        message = f"there are only {num_rows} rows, and some must be left to train on"
+    whole: list[int] = []
+    others: list[int] = []
+    start = 0
+    for source in sources:
+        (whole if source.entry.held_out else others).extend(range(start, start + len(source.examples)))
+        start += len(source.examples)
+    if not others:
+        raise ConfigError.at("datasets", "all sources are held out: there is nothing to train on")
+    size = config.trainer.data.val_set_size
+    if not size:
+        return frozenset(whole)
+    count = size if isinstance(size, int) else max(1, round(size * len(others)))
+    if count >= len(others):
+        message = f"there are only {len(others)} rows, and some must be left to train on"
         raise ConfigError.at("trainer.data.val_set_size", message)
-    order = np.random.default_rng([config.trainer.seed, 2**31]).permutation(num_rows)
-    return frozenset(order[:count].tolist())
+    order = np.random.default_rng([config.trainer.seed, 2**31]).permutation(len(others))
+    return frozenset([*whole, *(others[index] for index in order[:count])])
 
 
-def _table_row(source: Source, examples: Sequence[Example], held_out: int, lengths: LengthPolicy) -> list[Any]:
+def _table_row(source: Source, examples: Sequence[Example], held_out: int, lengths: LengthPolicy) -> dict[str, Any]:
     data = TokenDataset.from_examples(examples)
-    share = f"{data.num_supervised / max(data.num_tokens, 1):.0%}"
-    counts = [source.num_bad, lengths.too_long, lengths.emptied]
-    return [source.label, len(examples), data.num_tokens, share, held_out, *counts]
+    return {
+        "source": source.label,
+        "rows": len(examples),
+        "tokens": data.num_tokens,
+        "trained": data.num_supervised,
+        "held_out": held_out,
+        "bad": source.num_bad,
+        "too_long": lengths.too_long,
+        "emptied": lengths.emptied,
+    }
 
 
-def _print_table(rows: Sequence[Sequence[Any]], limit: int | None, sources: Sequence[Source], console: Console) -> None:
-    header = ["source", "rows", "tokens", "trained", "held out", "bad", "too long", "emptied"]
+def _print_table(
+    rows: Sequence[Mapping[str, Any]], limit: int | None, sources: Sequence[Source], console: Console
+) -> None:
     # Columns of which there is nothing to say are left away, but never a count that is not zero.
-    kept = [i for i in range(len(header)) if i < 4 or any(row[i] for row in rows)]
-    console.table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    kept = [name for name in rows[0] if name in ("source", "rows", "tokens", "trained") or any(r[name] for r in rows)]
+    shown = [{**row, "trained": f"{row['trained'] / max(row['tokens'], 1):.0%}"} for row in rows]
+    console.table([name.replace("_", " ") for name in kept], [[row[name] for name in kept] for row in shown])
     if limit is not None:
         console.say(f"sequences of up to {limit} tokens")
     dropped = [problem for source in sources for problem in source.bad_rows]

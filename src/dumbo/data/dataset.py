@@ -66,6 +66,11 @@ class TokenDataset:
         """The tokens that are trained on."""
         return int((self.labels != IGNORED).sum())
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int((self.offsets[1:] - self.offsets[:-1]).max(initial=0))
+
     def select(self, rows: Sequence[int]) -> TokenDataset:
         """The given rows, in their order, as a data set of its own."""
         import numpy as np

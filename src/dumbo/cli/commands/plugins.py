@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines(plugin: FoundPlugin) -> Iterator[str]:
     from dumbo.plugin_finder import install_hint, missing_packages
-    from dumbo.plugin_loader import INTERFACES
+    from dumbo.plugin_interfaces import INTERFACES
     from dumbo.plugin_rules import claims
 
     summary = (plugin.type.__doc__ or "").strip().split("\n")[0]

@@ -20,11 +20,16 @@ NAMED_TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token")
 
 
 def model_problems(model: ModelSection) -> list[Problem]:
-    """The problems of `model.base_model` and of `model.revision`."""
+    """The problems of `model.base_model`, `model.revision` and `model.architecture`."""
     key = "model.base_model"
+    if model.architecture:
+        return list(_architecture_problems(model))
     if not model.base_model:
-        hint = "base_model: owner/name on the hub, or a folder"
-        return [Problem("a model to start from is missing", key_path(key), hints=(hint,))]
+        hints = (
+            "base_model: owner/name on the hub, or a folder",
+            "or, for random weights, architecture: {model_type: llama, ...}",
+        )
+        return [Problem("a model to start from is missing", key_path(key), hints=hints)]
     folder = as_folder(model.base_model)
     problem = name_problem(model.base_model, key)
     if folder is not None and problem is None:
@@ -34,6 +39,21 @@ def model_problems(model: ModelSection) -> list[Problem]:
         message = "only the hub has revisions, and the base model is a local folder; leave 'revision' out"
         problems.append(Problem(message, key_path("model.revision")))
     return problems
+
+
+def _architecture_problems(model: ModelSection) -> Iterator[Problem]:
+    key = "model.architecture"
+    if model.base_model:
+        yield Problem("a model is named in base_model too; keep one of them", key_path(key))
+    if model.revision is not None:
+        yield Problem("there is no revision of random weights; leave 'revision' out", key_path("model.revision"))
+    if model.config_overrides:
+        message = "write these values into model.architecture"
+        yield Problem(message, key_path("model.config_overrides"))
+    model_type = model.architecture.get("model_type")
+    if not isinstance(model_type, str):
+        hint = "architecture: {model_type: llama, hidden_size: 256, ...}"
+        yield Problem("needs a model_type, such as llama", key_path(key), hints=(hint,))
 
 
 def tokenizer_problems(config: RunConfig) -> list[Problem]:
@@ -81,6 +101,10 @@ def _path_problems(model: ModelSection) -> Iterator[Problem]:
         return
     name = path or model.base_model
     if not name:  # There is a complaint about the base model already, unless another plugin makes the model.
+        if model.architecture:
+            message = "random weights bring no tokenizer"
+            hints = ("name one: path: FOLDER, or owner/name on the hub", "or add 'tokenizer_trainer' under plugins:")
+            yield Problem(message, key_path(key), hints=hints)
         return
     problem = name_problem(name, key) if path is not None else None
     if problem is not None:

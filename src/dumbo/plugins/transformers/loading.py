@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
+from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.folders import model_folder_problem, name_problem, place_of
 from dumbo.plugins.transformers.hub import Source, fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
@@ -140,8 +141,7 @@ def read_config(source: Source, request: ModelRequest) -> PreTrainedConfig:
     except Exception as error:
         raise explained(error, source, request) from error
     config = override(config, request.overrides)
-    # An encoder with a language-modelling head sees the tokens that it is to predict, and learns to copy them.
-    if getattr(config, "is_decoder", True) is False and not config.is_encoder_decoder:
+    if is_encoder(config):
         raise ConfigError(
             [
                 request.problem(

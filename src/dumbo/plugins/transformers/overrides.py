@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +34,48 @@ def override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrain
     """
     if not overrides:
         return config
-    old = config.to_dict()
-    wanted = _modern(config, overrides, old)
-    problems = [*_unknown(config, wanted, old, KEY)]
-    if problems:
-        raise ConfigError(problems)
-    try:
-        new = type(config).from_dict(_merged(old, wanted))
-    except Exception as error:  # Each configuration class checks its values in its own way.
-        raise ConfigError([Problem(f"the model refuses them: {_last_line(error)}", KEY)]) from error
-    lost = [*_lost(new.to_dict(), wanted, KEY)]
-    if lost:
-        raise ConfigError(lost)
+    new = _made(config, overrides, KEY, lambda old, wanted: type(config).from_dict(_merged(old, wanted)))
     new.name_or_path = config.name_or_path
     return new
 
 
-def _modern(config: PreTrainedConfig, overrides: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+def configure_new(default: PreTrainedConfig, values: Mapping[str, Any], key: tuple[str, ...]) -> PreTrainedConfig:
+    """Return a configuration of the kind of `default` made of `values`, which are written at `key`.
+
+    What follows from them, such as the size of a head, follows from these values and not from the default ones.
+    """
+
+    def make(old: Mapping[str, Any], wanted: Mapping[str, Any]) -> PreTrainedConfig:
+        whole = {name: _merged(old, wanted)[name] for name in wanted}
+        return type(default)(**whole)
+
+    return _made(default, values, key, make)
+
+
+def _made(
+    config: PreTrainedConfig,
+    values: Mapping[str, Any],
+    key: tuple[str, ...],
+    make: Callable[[Mapping[str, Any], Mapping[str, Any]], PreTrainedConfig],
+) -> PreTrainedConfig:
+    old = config.to_dict()
+    wanted = _modern(config, values, old, key)
+    problems = [*_unknown(config, wanted, old, key)]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        new = make(old, wanted)
+    except Exception as error:  # Each configuration class checks its values in its own way.
+        raise ConfigError([Problem(f"the model refuses them: {_last_line(error)}", key)]) from error
+    lost = [*_lost(new.to_dict(), wanted, key)]
+    if lost:
+        raise ConfigError(lost)
+    return new
+
+
+def _modern(
+    config: PreTrainedConfig, overrides: Mapping[str, Any], old: Mapping[str, Any], key: tuple[str, ...]
+) -> dict[str, Any]:
     """The overrides under the names that the configuration stores."""
     names = dict(config.attribute_map)
     if "rope_parameters" in old and "rope_scaling" not in old:
@@ -59,24 +84,24 @@ def _modern(config: PreTrainedConfig, overrides: Mapping[str, Any], old: Mapping
     for name, value in overrides.items():
         real = names.get(name, name)
         if real in wanted:
-            raise ConfigError([Problem(f"'{name}' and another name of it are both set", (*KEY, name))])
+            raise ConfigError([Problem(f"'{name}' and another name of it are both set", (*key, name))])
         wanted[real] = value
     for name in ROPE_SCALARS:
         if name in wanted and name not in old and isinstance(old.get("rope_parameters"), dict):
-            wanted["rope_parameters"] = _rope_with(config, wanted, name, old["rope_parameters"])
+            wanted["rope_parameters"] = _rope_with(wanted, name, old["rope_parameters"], key)
             del wanted[name]
     return wanted
 
 
-def _rope_with(config: PreTrainedConfig, wanted: Mapping[str, Any], name: str, old: dict[str, Any]) -> dict[str, Any]:
+def _rope_with(wanted: Mapping[str, Any], name: str, old: dict[str, Any], key: tuple[str, ...]) -> dict[str, Any]:
     layers = _rope_layers(old)
     if layers:
         example = f"rope_parameters: {{{layers[0]}: {{{name}: {wanted[name]}}}}}"
         message = "this model has other rotary embeddings for each kind of layer"
-        raise ConfigError([Problem(message, (*KEY, name), hints=(f"write e.g. {example}",))])
+        raise ConfigError([Problem(message, (*key, name), hints=(f"write e.g. {example}",))])
     beside = wanted.get("rope_parameters") or {}
     if name in beside:
-        raise ConfigError([Problem("is set twice, here and in rope_parameters", (*KEY, name))])
+        raise ConfigError([Problem("is set twice, here and in rope_parameters", (*key, name))])
     return {**beside, name: wanted[name]}
 
 

@@ -27,6 +27,7 @@ class TransformersPlugin(BasePlugin):
         {
             "model.base_model",
             "model.revision",
+            "model.architecture",
             "model.dtype",
             "model.attention",
             "model.trust_remote_code",
@@ -58,6 +59,10 @@ class TransformersPlugin(BasePlugin):
 
     def load_model(self, config: RunConfig) -> PreTrainedModel:
         """Return the run's model, on the CPU; raise ConfigError or RunError with the way out."""
+        if config.model.architecture:
+            from dumbo.plugins.transformers.scratch import build_model
+
+            return build_model(config, self.extra_load_kwargs, self.services.say)
         from dumbo.plugins.transformers.loading import ModelRequest, load_model
 
         return load_model(ModelRequest.of_run(config, self.extra_load_kwargs), self.services.say)

@@ -38,19 +38,23 @@ class TransformersTrainerPlugin(TrainerPlugin):
 
 def _without_effect(config: RunConfig) -> Iterator[Problem]:
     """A problem for each argument that another one makes meaningless."""
-    arguments, evaluates = config.trainer.arguments, bool(config.trainer.data.val_set_size)
+    arguments, evaluates = config.trainer.arguments, config.holds_rows_out
+    nothing = "no rows are held out; set trainer.data.val_set_size, or held_out: true for a source"
     saves = arguments.save_strategy
-    checkpointing = arguments.gradient_checkpointing
+    checkpointing = arguments.gradient_checkpointing is True
     rules = [
         (
             "eval_strategy",
             evaluates or arguments.eval_strategy == "no",
-            "no rows are held out; set trainer.data.val_set_size",
+            nothing,
         ),
         ("eval_steps", arguments.eval_strategy == "steps", "it needs eval_strategy: steps"),
-        ("eval_delay", evaluates, "no rows are held out; set trainer.data.val_set_size"),
-        ("eval_on_start", evaluates, "no rows are held out; set trainer.data.val_set_size"),
-        ("per_device_eval_batch_size", evaluates, "no rows are held out; set trainer.data.val_set_size"),
+        ("eval_delay", evaluates, nothing),
+        ("eval_on_start", evaluates, nothing),
+        ("per_device_eval_batch_size", evaluates, nothing),
+        ("load_best_model_at_end", evaluates or not arguments.load_best_model_at_end, nothing),
+        ("metric_for_best_model", arguments.load_best_model_at_end, "it needs load_best_model_at_end: true"),
+        ("greater_is_better", arguments.load_best_model_at_end, "it needs load_best_model_at_end: true"),
         ("save_steps", saves == "steps", "it needs save_strategy: steps"),
         ("save_total_limit", saves != "no", "it needs a save_strategy"),
         ("warmup_steps", arguments.lr_scheduler_type != "constant", "use lr_scheduler_type: constant_with_warmup"),
@@ -64,6 +68,8 @@ def _without_effect(config: RunConfig) -> Iterator[Problem]:
             yield Problem("has no effect here", ("trainer", "arguments", name), hints=(reason,))
     if evaluates and arguments.eval_strategy == "no":
         message = "rows are held out and never used: eval_strategy is 'no'"
-        yield Problem(message, ("trainer", "data", "val_set_size"), hints=("remove one of the two",))
+        held = [index for index, entry in enumerate(config.datasets) if entry.held_out]
+        path = ("datasets", held[0], "held_out") if held else ("trainer", "data", "val_set_size")
+        yield Problem(message, path, hints=("remove one of the two",))
     if arguments.eval_strategy == "steps" and arguments.eval_steps is None:
         yield Problem("needs eval_steps", ("trainer", "arguments", "eval_strategy"))

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from dumbo.bridge.memory import choose_checkpointing
 from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
 from dumbo.bridge.trainer import DumboTrainer
-from dumbo.bridge.training_args import training_arguments
+from dumbo.bridge.training_args import training_arguments, uses_bf16
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -40,8 +41,11 @@ def build(job: Job, services: Services) -> TransformersRun:
         ConfigError: an argument that the optimizer does not take.
     """
     ours = job.config.trainer.arguments
+    checkpointing, reason = checkpointing_choice(job)
     try:
-        theirs = training_arguments(job.config, job.output_dir, services.world_size, job.eval_dataset is not None)
+        theirs = training_arguments(
+            job.config, job.output_dir, services.world_size, job.eval_dataset is not None, checkpointing
+        )
     except (ValueError, ImportError, RuntimeError) as error:
         raise RunError(f"trainer.arguments cannot be used on this machine: {error}") from error
     problems: list[Problem] = []
@@ -55,22 +59,46 @@ def build(job: Job, services: Services) -> TransformersRun:
     if problems:
         raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
-    _say_what_was_chosen(job.model, theirs, services)
+    _say_what_was_chosen(job, theirs, services, f"{'on' if checkpointing else 'off'}{reason}")
     if {"max_steps", "num_train_epochs"} <= ours.model_fields_set:
         services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
 
 
-def _say_what_was_chosen(model: Any, theirs: TrainingArguments, services: Services) -> None:
+def checkpointing_choice(job: Job) -> tuple[bool, str]:
+    """Whether to checkpoint activations, and why where nobody said."""
+    ours = job.config.trainer.arguments
+    if ours.gradient_checkpointing != "auto":
+        return ours.gradient_checkpointing, ""
+    accelerator = None if ours.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator or torch.device("cpu")
+    wide = not (uses_bf16(ours) or ours.fp16) and getattr(job.model, "dtype", torch.float32) == torch.float32
+    rows, tokens = ours.physical_batch_size, job.train_dataset.longest
+    chosen, reason = choose_checkpointing(job.model, device, rows, tokens, bytes_per_value=4 if wide else 2)
+    return chosen, f" ({reason})"
+
+
+def _say_what_was_chosen(job: Job, theirs: TrainingArguments, services: Services, checkpointing: str) -> None:
+    model: Any = job.model
     compute = "bfloat16" if theirs.bf16 else "float16" if theirs.fp16 else str(model.dtype).removeprefix("torch.")
     attention = getattr(model.config, "_attn_implementation", None) or "the model's own"
     services.say(f"on {theirs.device}, computing in {compute}, attention {attention}")
+    services.say(f"gradient checkpointing {checkpointing}")
     physical, accumulated = theirs.per_device_train_batch_size, theirs.gradient_accumulation_steps
     processes = "1 process" if services.world_size == 1 else f"{services.world_size} processes"
     batch_size = physical * accumulated * services.world_size
-    services.say(f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}")
+    sizes = f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}"
+    services.say(sizes)
+    chosen = {"device": str(theirs.device), "compute": compute, "attention": attention}
+    services.note("chosen", {**chosen, "gradient checkpointing": checkpointing, "batch": sizes})
+    services.note("machine", {"devices": [device_name(theirs.device)] * services.world_size})
     if torch.cuda.device_count() > 1 and services.world_size == 1 and not theirs.use_cpu:
         count = torch.cuda.device_count()
         services.say(
             f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all"
         )
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,67 @@
+"""How much memory the activations of a forward pass need, to choose gradient checkpointing where nobody did."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+_BYTES_PER_VALUE = 34
+"""Bytes that a layer of a transformer keeps per token and hidden unit in 16 bit, without the attention weights, which
+fused kernels do not keep: Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1. In 32 bit it is twice as much."""
+
+
+def activation_bytes(model: Any, rows: int, tokens: int, bytes_per_value: int) -> int:
+    """Bytes that the backward pass of `rows` sequences of `tokens` tokens needs from its forward pass.
+
+    Layers as in the paper, and three copies of the logits in float32 (values, softmax, gradient). 0 for a model whose
+    configuration does not name its sizes.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        return 0
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    hidden, layers = getattr(text, "hidden_size", None), getattr(text, "num_hidden_layers", None)
+    if not hidden or not layers:
+        return 0
+    vocabulary = getattr(text, "vocab_size", 0) or 0
+    per_token = _BYTES_PER_VALUE * hidden * layers * bytes_per_value // 2 + 3 * 4 * vocabulary
+    return int(rows * tokens * per_token)
+
+
+def state_bytes(model: Any) -> int:
+    """Bytes that weights on the device, gradients and the two moments of Adam take beside the activations."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return int(weights + 3 * trained)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of `device` that nobody uses yet."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def choose_checkpointing(
+    model: Any, device: torch.device, rows: int, tokens: int, bytes_per_value: int
+) -> tuple[bool, str]:
+    """Whether to checkpoint, and why: where activations would take more than 80 % of what the state leaves free."""
+    needed = activation_bytes(model, rows, tokens, bytes_per_value)
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        return False, "the model does not support it"
+    free = free_bytes(device)
+    if not needed or not free:
+        return False, "what the activations need cannot be estimated"
+    on_device = sum(p.numel() * p.element_size() for p in model.parameters()) if device.type == "cpu" else 0
+    left = free - state_bytes(model) + on_device
+    enough = needed <= 0.8 * left
+    words = f"activations need about {_size(needed)} of {_size(max(left, 0))} free"
+    return not enough, words
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

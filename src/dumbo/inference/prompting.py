@@ -1,0 +1,124 @@
+"""Prompts as token ids: of rows as they are trained, and of messages, exactly as the run's train format writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from dumbo.data.records import IGNORED, Conversation, Origin, TrainFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dumbo.data.dataset import TokenDataset
+
+_ANSWERS = ("A", "z", "7")
+"""Stand-ins for an answer that share no first byte: what their rows have in common is the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrompt:
+    """The last answer of a row and all that stands before it."""
+
+    input_ids: list[int]
+    reference: list[int]
+
+
+def row_prompt(row: Mapping[str, Any]) -> RowPrompt | None:
+    """Cut a row of a `TokenDataset` before its last trained span; None where nothing stands before that one.
+
+    The first token of a row is never trained, so a row that is trained as a whole has one token before its span, which
+    is no prompt.
+    """
+    ids, labels = [int(token) for token in row["input_ids"]], row["labels"]
+    end = len(ids)
+    while end > 0 and labels[end - 1] == IGNORED:
+        end -= 1
+    start = end
+    while start > 0 and labels[start - 1] != IGNORED:
+        start -= 1
+    return RowPrompt(ids[:start], ids[start:end]) if start > 1 and start < end else None
+
+
+def row_prompts(dataset: TokenDataset, limit: int | None = None) -> list[RowPrompt]:
+    """The prompts of up to `limit` rows, spread evenly over the data set; rows without one are left out."""
+    found: list[RowPrompt] = []
+    rows = range(len(dataset))
+    if limit is not None and len(rows) > limit:
+        rows_chosen: Sequence[int] = [index * len(rows) // limit for index in range(limit)]
+    else:
+        rows_chosen = rows
+    for index in rows_chosen:
+        prompt = row_prompt(dataset[index])
+        if prompt is not None:
+            found.append(prompt)
+    return found
+
+
+class PromptWriter:
+    """Writes messages as token ids up to the place where the answer begins."""
+
+    def __init__(self, encode: TrainFormat, tokenizer: PreTrainedTokenizerBase) -> None:
+        """`encode` is the train format whose rows the model knows."""
+        self._encode, self._tokenizer = encode, tokenizer
+
+    def write(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids of `messages` with the header of an answer, as a row of training has them.
+
+        Raises:
+            DataError: the format cannot write these messages.
+        """
+        rows = [self._row(messages, answer) for answer in _ANSWERS]
+        return _shared_start(rows)
+
+    def end_ids(self) -> list[int]:
+        """The special token with which the format ends an answer, where it has one."""
+        rows = [self._row(({"role": "user", "content": "?"},), answer)[::-1] for answer in _ANSWERS]
+        tail = _shared_start(rows)[::-1]
+        special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
+        return tail[:1] if tail and tail[0] in special else []
+
+    def _row(self, messages: Sequence[Mapping[str, Any]], answer: str) -> list[int]:
+        origin = Origin("the prompt", 1)
+        conversation = Conversation((*messages, {"role": "assistant", "content": answer}), origin)
+        return list(self._encode(conversation).input_ids)
+
+
+def writer_for(encode: TrainFormat, tokenizer: PreTrainedTokenizerBase) -> PromptWriter | PlainPromptWriter:
+    """What writes prompts for a model that was trained on `encode`'s rows: of conversations, if it takes any."""
+    writer = PromptWriter(encode, tokenizer)
+    try:
+        writer.write(({"role": "user", "content": "?"},))
+    except Exception:  # a format of a user's own may fail on a made-up conversation in any way it likes
+        return PlainPromptWriter(tokenizer)
+    return writer
+
+
+def _shared_start(rows: Sequence[Sequence[int]]) -> list[int]:
+    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
+    return [tokens[0] for tokens in same]
+
+
+class PlainPromptWriter:
+    """Writes a text as it is, for models whose training knows no conversations."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def write(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids of the one message's text, with what the tokenizer puts before a text.
+
+        Raises:
+            DataError: there is more than one message.
+        """
+        if len(messages) != 1:
+            message = "this model was trained on plain text: it takes one text, not a conversation"
+            raise Origin("the prompt", 1).error(message)
+        ids = list(self._tokenizer(messages[0]["content"])["input_ids"])
+        return ids[:-1] if ids and ids[-1] == self._tokenizer.eos_token_id else ids
+
+    def end_ids(self) -> list[int]:
+        """None: the tokenizer's own end token is known without."""
+        return []

@@ -1,0 +1,1 @@
+"""The plugin `samples`: what the model writes before, during and after the training."""

@@ -1,0 +1,115 @@
+"""The questions, and the callback of Transformers' Trainer that asks them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dumbo.errors import RunError
+from dumbo.inference.prompting import row_prompts
+from dumbo.plugin_loader import Services
+
+if TYPE_CHECKING:
+    from dumbo.plugins.samples.plugin import SamplesOptions
+
+SHOWN = 100
+"""Characters of a text that a line on the screen has."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, as the model reads it, and the right answer where one is known."""
+
+    input_ids: list[int]
+    text: str
+    reference: str | None = None
+
+
+def choose_questions(options: SamplesOptions, services: Services) -> list[Question]:
+    """The user's own prompts, or held-out questions.
+
+    Raises:
+        RunError: no held-out row has a question before its answer.
+        DataError: the train format cannot write a prompt.
+    """
+    generator = services.generator()
+    assert generator is not None  # callbacks are made after the datasets
+    if options.prompts:
+        texts = options.prompts
+        return [Question(generator.prompt([{"role": "user", "content": text}]), text) for text in texts]
+    held_out = services.held_out()
+    prompts = row_prompts(held_out, options.count) if held_out is not None else []
+    if not prompts:
+        raise RunError(
+            "samples: no held-out row has a question before its answer: they are trained as a whole\n"
+            "    write evaluation.samples.prompts: [...], or train_on_inputs: false into train_format"
+        )
+    return [Question(p.input_ids, generator.text(p.input_ids), generator.text(p.reference)) for p in prompts]
+
+
+class AskingCallback(TrainerCallback):
+    """Asks all questions at a step, once."""
+
+    def __init__(self, questions: list[Question], options: SamplesOptions, services: Services) -> None:
+        """Answers go to `samples.jsonl` in the run's folder, and on the screen."""
+        self._questions, self._options, self._services = questions, options, services
+        self._asked_at = -1
+        self._written: tuple[int, list[str]] = (-1, [])
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the first step."""
+        self._ask(state.global_step, show=True)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """With every evaluation; on the screen come those of the start and the end."""
+        self._ask(state.global_step, show=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Every so many steps, where that was asked for."""
+        if self._options.every is not None and state.global_step % self._options.every == 0:
+            self._ask(state.global_step, show=True)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """With the weights that the run ends with, which may be those of its best evaluation."""
+        self._asked_at = -1
+        self._ask(state.global_step, show=True, final=True)
+
+    def _ask(self, step: int, show: bool, final: bool = False) -> None:
+        """On every rank, as a sharded model needs all of them; the first one writes."""
+        if step == self._asked_at:
+            return
+        self._asked_at = step
+        generator = self._services.generator()
+        assert generator is not None
+        answers = generator.answers([question.input_ids for question in self._questions], self._options.max_new_tokens)
+        texts = [generator.text(answer) for answer in answers]
+        if self._services.rank == 0 and self._written != (step, texts):
+            self._write(step, texts)
+        if show:
+            self._services.say("samples after the training:" if final else f"samples at step {step}:")
+            for question, text in zip(self._questions, texts, strict=True):
+                self._services.say(f"  {_line(question, text)}")
+
+    def _write(self, step: int, texts: list[str]) -> None:
+        self._written = (step, texts)
+        with (self._services.output_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for question, text in zip(self._questions, texts, strict=True):
+                row = {"step": step, "prompt": question.text, "reference": question.reference, "output": text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _line(question: Question, text: str) -> str:
+    line = f"{_short(question.text)} -> {_short(text) or '(nothing)'}"
+    if question.reference is None:
+        return line
+    right = text.strip() == question.reference.strip()
+    return f"{line}  (right)" if right else f"{line}  (expected: {_short(question.reference)})"
+
+
+def _short(text: str) -> str:
+    """One line of a text."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= SHOWN else flat[: SHOWN - 1] + "…"

@@ -1,0 +1,67 @@
+"""`summary.json`: the facts of a run beside its metrics, for its report and for whoever reads the folder later."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dumbo import __version__
+from dumbo.redact import redact
+
+FILE_NAME = "summary.json"
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers", "safetensors", "numpy")
+"""Packages whose version may change a result."""
+
+
+class Summary:
+    """Facts by name, written to the run's folder whenever one is added; silent on other ranks than the first."""
+
+    def __init__(self, folder: Path, config_file: Path, plugins: list[str], enabled: bool) -> None:
+        """Nothing is written before the first `write`."""
+        self._folder, self._enabled = folder, enabled
+        self._began = time.monotonic()
+        self._facts: dict[str, Any] = {
+            "name": folder.name,
+            "outcome": "running",
+            "config_file": str(config_file),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "plugins": plugins,
+            "versions": _versions(),
+            "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu_cores": os.cpu_count()},
+        }
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a fact; a mapping is merged into the one of that name."""
+        self.note_all({name: value})
+
+    def note_all(self, facts: Mapping[str, Any]) -> None:
+        """Keep several facts."""
+        for name, value in facts.items():
+            before = self._facts.get(name)
+            self._facts[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+        self.write()
+
+    def write(self) -> None:
+        """Write all facts, under a temporary name until they are whole; secrets are left out."""
+        if not self._enabled or not self._folder.is_dir():
+            return
+        facts = {**self._facts, "seconds": round(time.monotonic() - self._began, 1)}
+        partial = self._folder / f"{FILE_NAME}.partial"
+        partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(self._folder / FILE_NAME)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"dumbo": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
