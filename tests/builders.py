@@ -207,5 +207,7 @@ def _change(tree: Any, keys: list[str], value: Any) -> None:
         _change(tree[key], rest, value)
     elif value is REMOVE:
         del tree[key]
+    elif isinstance(tree, list) and key == len(tree):
+        tree.append(deepcopy(value))
     else:
         tree[key] = deepcopy(value)

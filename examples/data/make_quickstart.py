@@ -1,23 +1,24 @@
 """Writes the data of the quickstart: short tasks on random words and numbers, whose answers a few lines of Python know.
 
-`quickstart_train.jsonl` is for training; no question of `quickstart_held_out.jsonl` is in it.
+`quickstart_train.jsonl` is for training; no question of `quickstart_held_out.jsonl` is in it. The `lora` files hold a
+task that is not among those.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TRAINED, HELD_OUT = 12_000, 200
 FOLDER = Path(__file__).parent
+Family = Callable[[random.Random], tuple[str, str]]
 
 
-def word(draw: random.Random) -> str:
-    """A word of 3 to 6 random letters."""
-    return "".join(draw.choices(LETTERS, k=draw.randint(3, 6)))
+def word(draw: random.Random, longest: int = 6) -> str:
+    """A word of 3 to `longest` random letters."""
+    return "".join(draw.choices(LETTERS, k=draw.randint(3, longest)))
 
 
 def spelled(text: str) -> str:
@@ -44,26 +45,31 @@ def upper(draw: random.Random) -> tuple[str, str]:
 
 
 def count(draw: random.Random) -> tuple[str, str]:
-    """Count a letter in a word that has only two different ones."""
-    few = draw.sample(LETTERS, 2)
-    text = "".join(draw.choices(few, k=draw.randint(3, 7)))
-    return f"count {few[0]} in {spelled(text)}", str(text.count(few[0]))
+    """Count the letters of a word."""
+    text = word(draw, longest=9)
+    return f"count {spelled(text)}", str(len(text))
 
 
 def add(draw: random.Random) -> tuple[str, str]:
-    """Add two numbers below 100."""
-    first, second = draw.randrange(100), draw.randrange(100)
+    """Add two numbers below 60."""
+    first, second = draw.randrange(60), draw.randrange(60)
     return f"add {first} and {second}", str(first + second)
+
+
+def double(draw: random.Random) -> tuple[str, str]:
+    """Write every letter twice."""
+    text = word(draw)
+    return f"double {spelled(text)}", spelled("".join(2 * letter for letter in text))
 
 
 FAMILIES = (reverse, sort, upper, count, add)
 
 
-def questions(draw: random.Random) -> Iterator[tuple[str, str]]:
+def questions(families: Sequence[Family], draw: random.Random) -> Iterator[tuple[str, str]]:
     """Questions with their answers, of all families in turn, none of them twice."""
     seen: set[str] = set()
     while True:
-        for family in FAMILIES:
+        for family in families:
             question, answer = family(draw)
             while question in seen:
                 question, answer = family(draw)
@@ -78,12 +84,14 @@ def write(file: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Write both files into `folder`."""
-    rows = questions(random.Random(1))
-    held_out = [next(rows) for _ in range(HELD_OUT)]
-    train = [next(rows) for _ in range(TRAINED)]
-    write(folder / "quickstart_held_out.jsonl", held_out)
-    write(folder / "quickstart_train.jsonl", train)
+    """Write all files into `folder`."""
+    for name, families, trained, held_out in (
+        ("quickstart", FAMILIES, 12_000, 200),
+        ("lora", (double,), 1000, 100),
+    ):
+        rows = questions(families, random.Random(1))
+        write(folder / f"{name}_held_out.jsonl", [next(rows) for _ in range(held_out)])
+        write(folder / f"{name}_train.jsonl", [next(rows) for _ in range(trained)])
 
 
 if __name__ == "__main__":

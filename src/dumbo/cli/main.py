@@ -17,6 +17,8 @@ VERBS: Mapping[str, str] = MappingProxyType(
     {
         "train": "train what a configuration file describes (the verb may be left out)",
         "check": "check a configuration without training; --rows reads some data too",
+        "generate": "let the model of a run write after a prompt",
+        "chat": "talk with the model of a run",
         "report": "write the report of a run again, or compare several runs",
         "schema": "print the JSON Schema of configurations, for editors",
         "explain": "explain a key of the configuration",

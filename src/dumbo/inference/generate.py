@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dumbo.errors import DumboError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -80,9 +82,34 @@ class TextGenerator:
         return answers
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, streamer: Any) -> list[int]:
-        """The answer to one prompt; `streamer` (of Transformers) is given every token as soon as it is there."""
+        """The answer to one prompt; `streamer` (of Transformers) is given every token as soon as it is there.
+
+        Raises:
+            DumboError: the model has no room for an answer behind this prompt.
+        """
+        limit = self.context_length
+        if limit is not None and len(prompt) >= limit:
+            raise DumboError(f"the prompt has {len(prompt)} tokens, and the model takes {limit} with its answer")
+        room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
         with _evaluating(self.model):
-            return self._generate([prompt], max_new_tokens, sampling, streamer=streamer)[0]
+            return self._generate([prompt], room, sampling, streamer=streamer)[0]
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens that the model was made for, where its configuration says so."""
+        config = getattr(self.model, "config", None)
+        text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+        found = getattr(text, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    def keeps_turns(self) -> bool:
+        """Whether prompts have all messages of a conversation in them; a template may know only the first."""
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        try:
+            first, second = (self.prompt([*turns, {"role": "user", "content": text}]) for text in ("A", "7"))
+        except Exception:  # templates run arbitrary expressions, and refuse in any way they like
+            return False
+        return first != second
 
     def end_ids(self) -> list[int]:
         """The tokens that end an answer."""

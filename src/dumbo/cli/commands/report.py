@@ -103,8 +103,8 @@ def _no_run(folder: Path) -> RunError:
     elif folder.is_file():
         message = f"{folder} is a file; a run is a folder"
     else:
-        message = f"{folder} is not the folder of a run: it has no metrics.jsonl, run.yaml or summary.json"
-    near = next((above for above in folder.parents if above.is_dir() and is_run(above)), None)
+        message = f"{folder} is not the folder of a run: it has no metrics.jsonl"
+    near = next((above for above in list(folder.parents)[:2] if above.is_dir() and is_run(above)), None)
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and is_run(path)) if folder.is_dir() else []
     hint = ""
     if near is not None:

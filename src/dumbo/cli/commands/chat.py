@@ -1,0 +1,85 @@
+"""`dumbo chat RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dumbo.cli.generation import add_generation_arguments, run_argument
+
+if TYPE_CHECKING:
+    from dumbo.inference.opening import Opened
+
+HELP = "/new forgets the conversation, /system TEXT sets the system message, /quit or Ctrl-D ends"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    run_argument(parser)
+    add_generation_arguments(parser, temperature=0.7)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Talk until the user ends it."""
+    from dumbo.cli.generation import open_for, sampling_of
+
+    sampling_of(options)
+    opened = open_for(options)
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 (gives `input` a history and the arrow keys)
+    keeps_turns = opened.generator.keeps_turns()
+    if not keeps_turns:
+        print("this model's format knows one question and one answer: every message stands for itself")
+    print(HELP)
+    return _Conversation(opened, options, keeps_turns).talk()
+
+
+class _Conversation:
+    def __init__(self, opened: Opened, options: argparse.Namespace, keeps_turns: bool) -> None:
+        self._opened, self._options, self._keeps_turns = opened, options, keeps_turns
+        self._system: str | None = options.system
+        self._turns: list[dict[str, Any]] = []
+
+    def talk(self) -> int:
+        """Read, answer, and so on."""
+        from dumbo.errors import DumboError
+
+        while True:
+            try:
+                text = input("\nyou> ").strip()
+            except EOFError:
+                print()
+                return 0
+            if text in ("/quit", "/exit"):
+                return 0
+            if text.startswith("/"):
+                self._obey(text)
+            elif text:
+                try:
+                    self._answer(text)
+                except DumboError as error:
+                    print(f"{error}\n    /new starts another conversation")
+                except KeyboardInterrupt:
+                    print("  (stopped)")
+
+    def _obey(self, command: str) -> None:
+        word, _, rest = command.partition(" ")
+        if word == "/new":
+            self._turns = []
+            print("(a new conversation)")
+        elif word == "/system":
+            self._system, self._turns = rest.strip() or None, []
+            print("(a new conversation with this system message)" if self._system else "(no system message)")
+        else:
+            print(HELP)
+
+    def _answer(self, text: str) -> None:
+        from dumbo.cli.generation import stream_answer, to_stdout
+
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        question = {"role": "user", "content": text}
+        answer = stream_answer(self._opened, [*system, *self._turns, question], self._options, to_stdout)
+        print()
+        if self._keeps_turns:
+            self._turns += [question, {"role": "assistant", "content": answer}]

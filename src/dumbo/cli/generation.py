@@ -1,0 +1,132 @@
+"""What `generate` and `chat` share: their flags, how they open a model, and how they stream an answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dumbo.inference.generate import Sampling
+    from dumbo.inference.opening import Opened
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser, temperature: float) -> None:
+    """The flags of both verbs."""
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the first one")
+    parser.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="longest answer (256)")
+    parser.add_argument(
+        "--temperature",
+        type=_not_negative,
+        default=temperature,
+        metavar="T",
+        help=f"0 takes the likeliest token, more draws more freely ({temperature:g})",
+    )
+    parser.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="draw from the likeliest share P only")
+    parser.add_argument("--top-k", type=_whole, default=0, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument("--seed", type=_whole, default=None, help="seed of what is drawn")
+    parser.add_argument("--raw", action="store_true", help="give the model the text as it is, without its format")
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """How tokens are chosen.
+
+    Raises:
+        DumboError: flags of drawing, where the likeliest token is taken.
+    """
+    from dumbo.errors import DumboError
+    from dumbo.inference.generate import Sampling
+
+    if options.temperature == 0:
+        flags = {"--top-p": options.top_p != 1.0, "--top-k": options.top_k != 0, "--seed": options.seed is not None}
+        useless = [flag for flag, written in flags.items() if written]
+        if useless:
+            message = f"{useless[0]} has no effect: at temperature 0 the likeliest token is taken"
+            raise DumboError(f"{message}\n    write --temperature 0.7 too")
+    return Sampling(options.temperature, options.top_p, options.top_k)
+
+
+def open_for(options: argparse.Namespace) -> Opened:
+    """Load the model, and say on the error stream what was loaded: standard output is for answers."""
+    from dumbo.inference.opening import open_model
+
+    if options.system and options.raw:
+        from dumbo.errors import DumboError
+
+        raise DumboError("--system has no effect: with --raw there are no messages")
+    opened = open_model(options.run, raw=options.raw)
+    if options.seed is not None:
+        import torch
+
+        torch.manual_seed(options.seed)
+    device = next(opened.generator.model.parameters()).device
+    print(f"{opened.folder} on {device}, prompts by {opened.format}", file=sys.stderr, flush=True)
+    return opened
+
+
+def stream_answer(
+    opened: Opened,
+    messages: Sequence[Mapping[str, Any]],
+    options: argparse.Namespace,
+    write: Callable[[str], None],
+) -> str:
+    """Write the answer to `messages` while it comes, and return it."""
+    from dumbo.bridge.streaming import WordStreamer
+
+    generator = opened.generator
+    begun = False
+
+    def write_trimmed(text: str) -> None:
+        """Without the space that many formats have before an answer."""
+        nonlocal begun
+        text = text if begun else text.lstrip()
+        begun = begun or bool(text)
+        write(text)
+
+    streamer = WordStreamer(generator.tokenizer, write_trimmed)
+    prompt = generator.prompt(messages)
+    ids = generator.stream(prompt, options.max_new_tokens, sampling_of(options), streamer)
+    return generator.text(ids).strip()
+
+
+def to_stdout(text: str) -> None:
+    """Write a piece of an answer at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def run_argument(parser: argparse.ArgumentParser) -> None:
+    """The first word of both verbs."""
+    parser.add_argument("run", type=Path, help="a run's folder, a checkpoint of it, or any folder with a model")
+
+
+def _positive(text: str) -> int:
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _not_negative(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return number

@@ -1,0 +1,1 @@
+"""The plugin `mlflow`: the run's metrics and configuration in MLflow."""

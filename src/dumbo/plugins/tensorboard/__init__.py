@@ -1,0 +1,1 @@
+"""The plugin `tensorboard`: the run's metrics and configuration in TensorBoard."""

@@ -1,0 +1,1 @@
+"""The plugin `trackio`: the run's metrics and configuration in Trackio."""

@@ -1,0 +1,1 @@
+"""The plugin `wandb`: the run's metrics and configuration in Weights & Biases."""
