@@ -75,7 +75,7 @@ class OpenRun:
 
     def _open_trackers(self) -> None:
         tree = resolved_tree(self.configured.source)
-        write_run_file(self.folder, tree)
+        write_run_file(self.folder, tree, self.configured.source.file.parent)
         collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
             collectors.append((name, collector))

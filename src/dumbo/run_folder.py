@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,9 +77,20 @@ def resolved_tree(source: Source) -> dict[str, Any]:
     return tree
 
 
-def write_run_file(folder: Path, tree: Mapping[str, Any]) -> None:
-    """Write `run.yaml`: the run can be repeated from it."""
-    (folder / "run.yaml").write_text(yaml_text(tree), encoding="utf-8")
+def write_run_file(folder: Path, tree: Mapping[str, Any], config_folder: Path) -> None:
+    """Write `run.yaml`: the run can be repeated from it. Plugins in files beside the configuration are found from
+    there too."""
+    plugins = [_from_folder(name, config_folder, folder) for name in tree.get("plugins", ())]
+    (folder / "run.yaml").write_text(yaml_text({**tree, "plugins": plugins}), encoding="utf-8")
+
+
+def _from_folder(plugin: str, config_folder: Path, folder: Path) -> str:
+    """The address of a plugin in a file, which starts at `config_folder`, as it is written in `folder`."""
+    file, colon, class_name = plugin.rpartition(":")
+    if not colon or not file.endswith(".py") or file.startswith(("/", "~")):
+        return plugin
+    path = os.path.relpath((config_folder / file).resolve(), folder.resolve())
+    return f"{path if path.startswith('..') else f'./{path}'}:{class_name}"
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:

@@ -84,6 +84,64 @@ NEEDS = MappingProxyType(
 CHAT = MappingProxyType({"datasets.0.train_format": "chat_template"})
 MESSAGES = MappingProxyType({"datasets.0.data_format": {"type": "messages"}})
 TOOLS = CHAT | MESSAGES | {"model.tokenizer.chat_template": "{{ tools }}" + builders.CHATML}
+SHIPPED = ("transformers", "transformers_trainer", "polars", "jinja_formatter")
+FROM_SCRATCH = MappingProxyType(
+    {
+        "model": {"architecture": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}},
+        "datasets.0.train_format": "chat_template",
+        "plugins": [*SHIPPED, "tokenizer_trainer"],
+    }
+)
+EARLY_STOPPING = MappingProxyType(
+    {
+        "trainer.arguments.max_steps": 3,
+        "trainer.arguments.eval_strategy": "steps",
+        "trainer.arguments.eval_steps": 1,
+        "trainer.data.val_set_size": 2,
+        "trainer.early_stopping": {"patience": 1, "min_delta": 1.0},
+        "plugins": [*SHIPPED, "early_stopping"],
+    }
+)
+DIVERGING = MappingProxyType(
+    {
+        "trainer.arguments.max_steps": 4,
+        "trainer.arguments.learning_rate": 1e30,
+        "plugins": [*SHIPPED, "watch"],
+    }
+)
+THROUGH_DATASETS = MappingProxyType(
+    {
+        "datasets.0.type": "huggingface",
+        "datasets.0.path": "json",
+        "datasets.0.data_files": "rows.jsonl",
+        "plugins": [*SHIPPED, "huggingface"],
+    }
+)
+TWIN = MappingProxyType(dict(builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]))
+WITH_TOKENIZER = MappingProxyType({"model.tokenizer.path": "tokenizer-2"})
+TINY = MappingProxyType({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2})
+BEST = MappingProxyType(
+    {
+        "trainer.arguments.max_steps": 3,
+        "trainer.arguments.learning_rate": 1.0,
+        "trainer.arguments.eval_strategy": "steps",
+        "trainer.arguments.eval_steps": 1,
+        "trainer.data.val_set_size": 2,
+    }
+)
+KEPT = BEST | {"trainer.arguments.load_best_model_at_end": True}
+ASKED = MappingProxyType(
+    {
+        "datasets.0.train_format": {"type": "chat_template", "train_on_inputs": False},
+        "trainer.data.val_set_size": 5,
+        "evaluation.samples": {"count": 2, "max_new_tokens": 5},
+        "plugins": [*SHIPPED, "samples", "exact_match"],
+    }
+)
+PROFILE = MappingProxyType(
+    {"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]}
+)
+ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
 
 # Other keys: (what else is written in both runs, the value of the key in the second).
 RUNS = MappingProxyType(
@@ -109,6 +167,18 @@ RUNS = MappingProxyType(
         "model.tokenizer.special_tokens": ({}, ["<new>"]),
         "model.tokenizer.tokens": ({}, ["word"]),
         "model.tokenizer.chat_template": (CHAT, builders.CHATML.replace("\n", " ")),
+        "model.peft.rank": (ADAPTER, 4),
+        "model.peft.alpha": (ADAPTER, 3.0),
+        "model.peft.dropout": (ADAPTER, 0.5),
+        "model.peft.target_modules": (ADAPTER, ["q_proj"]),
+        "model.peft.modules_to_save": (ADAPTER, ["lm_head"]),
+        "model.peft.bias": (ADAPTER, "all"),
+        "model.peft.use_rslora": (ADAPTER, True),
+        "model.peft.use_dora": (ADAPTER, True),
+        "model.peft.init": (ADAPTER, "gaussian"),
+        "model.tokenizer_trainer.vocab_size": (FROM_SCRATCH, 300),
+        "model.tokenizer_trainer.min_frequency": (FROM_SCRATCH, 4),
+        "model.tokenizer_trainer.split_digits": (FROM_SCRATCH, True),
         "datasets.type": ({}, "other"),
         "datasets.path": ({}, "more.jsonl"),
         "datasets.format": ({}, "csv"),
@@ -116,6 +186,9 @@ RUNS = MappingProxyType(
         "datasets.split": ({"datasets.0.path": "splits"}, "test"),
         "datasets.name": ({}, "main"),
         "datasets.revision": ({}, "main"),
+        "datasets.data_files": (THROUGH_DATASETS, "more.jsonl"),
+        "datasets.data_dir": (THROUGH_DATASETS | {"datasets.0.data_files": "train.jsonl"}, "splits"),
+        "datasets.streaming": (THROUGH_DATASETS | {"datasets.0.split": "train[:6]"}, True),
         "datasets.data_format.type": ({"datasets.0.data_format": {"type": "alpaca"}}, "messages"),
         "datasets.data_format.field_instruction": ({"datasets.0.data_format": {"type": "alpaca"}}, "input"),
         "datasets.data_format.field_input": ({"datasets.0.data_format": {"type": "alpaca"}}, "output"),
@@ -134,16 +207,65 @@ RUNS = MappingProxyType(
             },
             {"mood": "glad"},
         ),
+        "datasets.held_out": ({"datasets.1": TWIN}, True),
+        "model.architecture": ({"model.base_model": builders.REMOVE, **WITH_TOKENIZER}, {"model_type": "llama"} | TINY),
+        "trainer.arguments.load_best_model_at_end": (BEST, True),
+        "trainer.arguments.metric_for_best_model": (KEPT, "eval/bleu"),
+        "trainer.arguments.greater_is_better": (KEPT, True),
+        "evaluation.samples.count": (ASKED, 3),
+        "evaluation.samples.prompts": (ASKED | {"evaluation.samples": {"max_new_tokens": 5}}, ["Add 3 and 4."]),
+        "evaluation.samples.every": (ASKED | {"trainer.arguments.max_steps": 2}, 1),
+        "evaluation.samples.max_new_tokens": (ASKED, 6),
+        "trainer.early_stopping.metric": (EARLY_STOPPING, "eval/bleu"),
+        "trainer.early_stopping.patience": (EARLY_STOPPING, 3),
+        "trainer.early_stopping.min_delta": (EARLY_STOPPING, 0.0),
+        "trainer.early_stopping.mode": (EARLY_STOPPING | {"trainer.early_stopping": {"patience": 1}}, "max"),
+        "trainer.profile.start_step": (PROFILE, 2),
+        "trainer.profile.num_steps": (PROFILE, 2),
+        "trainer.watch.on_alarm": (DIVERGING, "stop"),
+        "trainer.watch.after": (
+            DIVERGING | {"trainer.arguments.learning_rate": 1.0, "trainer.watch": {"on_alarm": "stop", "after": 0}},
+            10,
+        ),
+        "trainer.watch.ignore": (DIVERGING | {"trainer.watch": {"on_alarm": "stop"}}, ["train/loss"]),
         "plugins": ({}, ["transformers", "polars", "jinja_formatter"]),
     }
 )
 REFUSED = frozenset(
     {"model.revision", "datasets.type", "datasets.format", "datasets.name", "datasets.revision", "plugins"}
+    | {"model.peft.bias"}  # this model has none; tests/plugins/test_peft.py has one with biases
+    | {"trainer.arguments.metric_for_best_model", "trainer.early_stopping.metric", "trainer.watch.on_alarm", "datasets.streaming"}
+    | {"trainer.profile.start_step", "trainer.profile.num_steps"}
 )
 """What the value does here is that the run is refused: there is no hub, no other reader, no second plugin of a seat."""
-REFUSED_WITHOUT = frozenset({"trainer.data.on_bad_row", "trainer.data.too_long", "datasets.field"})
+REFUSED_WITHOUT = frozenset(
+    {"trainer.data.on_bad_row", "trainer.data.too_long", "datasets.field", "model.architecture"}
+    | {"trainer.watch.after", "trainer.watch.ignore", "datasets.data_dir"}
+)
 """Here it is the run without the key that is refused."""
-OWN_TEST = frozenset({"model.trust_remote_code"})
+TRACKERS = frozenset(
+    {
+        *(f"trainer.wandb.{name}" for name in ("project", "name", "entity", "group", "tags", "notes", "mode", "dir")),
+        *(f"trainer.tensorboard.{name}" for name in ("log_dir", "flush_secs")),
+        *(f"trainer.mlflow.{name}" for name in ("tracking_uri", "experiment", "name", "tags", "notes")),
+        *(f"trainer.trackio.{name}" for name in ("project", "name", "group", "dir")),
+    }
+)
+"""What they change is in the trackers' stores; tests/plugins/test_trackers.py reads them."""
+OF_THE_PROFILE = frozenset(f"trainer.profile.{name}" for name in ("memory", "record_shapes", "with_stack"))
+"""What these change stands in the profile alone."""
+OF_EXACT_MATCH = frozenset(f"evaluation.exact_match.{name}" for name in ("max_rows", "max_new_tokens", "ignore_case"))
+"""A random model is never right; tests/plugins/test_exact_match.py has one that is."""
+KERNELS = frozenset(
+    {
+        *(f"model.liger.{name}" for name in ("rope", "rms_norm", "layer_norm", "glu_activation", "cross_entropy")),
+        *(f"model.liger.{name}" for name in ("fused_linear_cross_entropy", "use_token_scaling")),
+    }
+)
+"""Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
+OWN_TEST = (
+    frozenset({"model.trust_remote_code", "model.peft.type"}) | OF_EXACT_MATCH | TRACKERS | OF_THE_PROFILE | KERNELS
+)
 
 
 def test_every_key_has_its_row():
@@ -193,7 +315,9 @@ def what_happens(changes, model_folder, capsys):
         metrics = [{key: value for key, value in row.items() if not key.startswith("perf/")} for row in rows]
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("model/*")}
     mistakes = [line.partition(": ")[2] for line in said.err.splitlines()] if status else []
+    samples = (out / "samples.jsonl").read_text() if (out / "samples.jsonl").exists() else ""
     spoken = [line for line in said.out.splitlines() if line.startswith(("model:", "on ", "tokenizer:"))]
+    metrics += [samples] if samples else []
     return status, metrics, files, re.sub(r"\d+\.yaml", "", "\n".join(mistakes)), spoken, out.name.rstrip("0123456789")
 
 
@@ -260,6 +384,14 @@ def test_a_backend_may_be_named_for_one_process(folder, model_folder, monkeypatc
     monkeypatch.chdir(folder)
     status, *_ = what_happens({"trainer.arguments.ddp_backend": "gloo"}, model_folder, capsys)
     assert status == 0
+
+
+def test_the_kind_of_an_adapter_is_checked(folder, model_folder, monkeypatch, capsys):
+    # There is one kind so far; that it is put on the model is shown in tests/plugins/test_peft.py.
+    monkeypatch.chdir(folder)
+    status, _, _, said, *_ = what_happens({**ADAPTER, "model.peft.type": "ia3"}, model_folder, capsys)
+    assert status == 2
+    assert "model.peft.type" in said
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 _TOOLS = (("A", "Axolotl"), ("T", "TRL"), ("L", "LLaMA-Factory"))
-_ADAPTER = "adapters (LoRA) are not available: dumbo brings no plugin for them, and all weights are trained"
+_ADAPTER = "write model.peft, and peft under plugins"
+_NO_ADAPTER = "not available: the plugin peft trains a LoRA adapter of its own, with one rank and one learning rate"
+_NO_MERGE = "not available: model/ holds the adapter; PEFT can merge it into its base model"
 _QUANTIZED = "quantized loading is not available: weights are loaded in model.dtype"
 _SHARDED = "not available: every process holds a whole copy of the model (DDP)"
 _HUB = "not available: the model is saved in the run's folder, under model/"
-_TRACKER = "trackers are plugins, and dumbo brings none: metrics.jsonl in the run's folder has every logged step"
+_TRACKERS = "wandb, tensorboard, mlflow and trackio"
+_NO_TRACKER = f"not available: the trackers are {_TRACKERS}; metrics.jsonl in the run's folder has every logged step"
 _ONE_METHOD = "not available: training is supervised, on the cross entropy of the next token"
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
@@ -47,16 +50,28 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ),
     ("ATL", "attn_implementation flash_attn use_flash_attention use_flash_attention_2", "write model.attention"),
     # Adapters and quantization
+    ("A", "adapter", _ADAPTER),
+    ("ATL", "lora_r lora_rank", "write model.peft.rank, and peft under plugins"),
+    ("ATL", "lora_alpha", "write model.peft.alpha, and peft under plugins"),
+    ("ATL", "lora_dropout", "write model.peft.dropout, and peft under plugins"),
+    ("ATL", "lora_target_modules lora_target", "write model.peft.target_modules, and peft under plugins"),
+    ("A", "lora_target_linear", "remove it; model.peft.target_modules is all-linear by default"),
+    ("A", "lora_modules_to_save", "write model.peft.modules_to_save, and peft under plugins"),
+    ("L", "additional_target", "write model.peft.modules_to_save, and peft under plugins"),
+    ("A", "peft_use_dora", "write model.peft.use_dora, and peft under plugins"),
+    ("A", "peft_use_rslora", "write model.peft.use_rslora, and peft under plugins"),
+    ("A", "peft_init_lora_weights", "write model.peft.init, and peft under plugins"),
+    ("ATL", "use_peft", "write peft under plugins"),
+    ("T", "peft_config lora_config", _ADAPTER),
+    ("L", "finetuning_type", "write peft under plugins for LoRA; without it all weights are trained"),
+    ("A", "lora_fan_in_fan_out", "remove it; it follows from the model"),
     (
         "A",
-        "adapter lora_model_dir lora_fan_in_fan_out lora_target_linear lora_modules_to_save lora_rank_pattern peft "
-        "peft_use_dora peft_use_rslora peft_init_lora_weights loraplus_lr_ratio relora merge_lora lora_mlp_kernel "
-        "lora_qkv_kernel lora_o_kernel",
-        _ADAPTER,
+        "lora_model_dir lora_rank_pattern loraplus_lr_ratio relora lora_mlp_kernel lora_qkv_kernel lora_o_kernel",
+        _NO_ADAPTER,
     ),
-    ("ATL", "lora_r lora_alpha lora_dropout lora_target_modules lora_target use_peft lora_rank", _ADAPTER),
-    ("T", "peft_config lora_config use_dora use_rslora", _ADAPTER),
-    ("L", "finetuning_type adapter_name_or_path", _ADAPTER),
+    ("A", "merge_lora", _NO_MERGE),
+    ("L", "adapter_name_or_path", _NO_ADAPTER),
     ("ATL", "load_in_4bit load_in_8bit", _QUANTIZED),
     ("A", "gptq bnb_config_kwargs qat quantization", _QUANTIZED),
     ("T", "quantization_config bnb_4bit_quant_type", _QUANTIZED),
@@ -70,7 +85,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("T", "dataset_config dataset_config_name", "write datasets.0.name"),
     ("T", "dataset_train_split", "write datasets.0.split"),
     ("A", "ds_type", "write format"),
-    ("ATL", "data_files train_file", "write path: a file, a folder or a pattern"),
+    ("L", "train_file", "write path: a file, a folder or a pattern"),
     (
         "A",
         "message_property_mappings message_field_role message_field_content roles conversation",
@@ -89,8 +104,8 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
         "text_column pretraining_dataset",
         "rows of plain text are not available; data formats are alpaca and messages",
     ),
-    ("A", "test_datasets", "not available: rows are held out with trainer.data.val_set_size"),
-    ("TL", "eval_dataset dataset_test_split", "not available: rows are held out with trainer.data.val_set_size"),
+    ("A", "test_datasets", "write such a source under datasets, with held_out: true"),
+    ("TL", "eval_dataset dataset_test_split", "write such a source under datasets, with held_out: true"),
     ("L", "val_size", "write trainer.data.val_set_size"),
     ("A", "sequence_len", "write trainer.data.sequence_length"),
     ("T", "max_seq_length max_length seq_len max_seq_len", "write trainer.data.sequence_length"),
@@ -119,7 +134,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "shuffle_merged_datasets", "write trainer.data.shuffle"),
     ("L", "max_samples", "not available: shorten the file"),
     ("ATL", "remove_unused_columns", "remove it; formats read the columns that they need"),
-    ("AT", "streaming dataloader_drop_last", "not available: every row is read, and seen once per epoch"),
+    ("T", "dataloader_drop_last", "not available: every row is read, and seen once per epoch"),
     # Amount of work, optimizer, schedule
     (
         "ATL",
@@ -148,6 +163,11 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("T", "set_seed", "write trainer.seed; rows and model share one seed"),
     # Evaluation, checkpoints, logging
     ("A", "evals_per_epoch", "write eval_strategy: epoch, or eval_strategy: steps with eval_steps"),
+    (
+        "A",
+        "profiler_steps profiler_steps_start",
+        "write trainer.profile.num_steps and start_step, with profile under plugins",
+    ),
     ("AT", "evaluation_strategy", "write trainer.arguments.eval_strategy"),
     ("A", "saves_per_epoch", "write save_strategy: epoch, or save_strategy: steps with save_steps"),
     ("TL", "do_train do_eval do_predict", "remove it; dumbo trains, and evaluates where rows are held out"),
@@ -157,19 +177,32 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
         "not available: model.base_model can name a checkpoint, to go on from its weights",
     ),
     ("L", "overwrite_output_dir", "remove it; a folder that holds a run is never written over"),
-    (
-        "ATL",
-        "load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience",
-        "not available: the model at the end is saved; checkpoints are kept with save_strategy",
-    ),
+    ("ATL", "early_stopping_patience", "write trainer.early_stopping.patience, with early_stopping under plugins"),
     ("ATL", "save_only_model save_safetensors", "remove it; checkpoints hold the model, as safetensors"),
     ("A", "hub_strategy hub_model_id hub_revision push_dataset_to_hub", _HUB),
     ("TL", "push_to_hub hub_token hub_private_repo", _HUB),
     ("A", "hf_use_auth_token", "remove it; log in with 'hf auth login', or export HF_TOKEN"),
-    ("A", "use_wandb wandb_project wandb_entity wandb_name wandb_run_id wandb_watch wandb_log_model", _TRACKER),
-    ("A", "use_mlflow mlflow_tracking_uri mlflow_experiment_name use_tensorboard use_comet use_trackio", _TRACKER),
-    ("TL", "report_to logging_dir", _TRACKER),
-    ("L", "plot_loss", _TRACKER),
+    ("A", "use_wandb wandb_mode", "write wandb under plugins, and trainer.wandb.mode: offline to send nothing yet"),
+    ("A", "wandb_project", "write trainer.wandb.project, and wandb under plugins"),
+    ("A", "wandb_entity", "write trainer.wandb.entity, and wandb under plugins"),
+    ("A", "wandb_name", "write trainer.wandb.name, and wandb under plugins"),
+    ("A", "wandb_run_id", "not available: every run is a new one; trainer.wandb.name and group tell them apart"),
+    ("A", "wandb_watch wandb_log_model", "not available: the plugin wandb sends metrics and configuration"),
+    ("A", "use_mlflow", "write mlflow under plugins"),
+    ("A", "mlflow_tracking_uri", "write trainer.mlflow.tracking_uri, and mlflow under plugins"),
+    ("A", "mlflow_experiment_name", "write trainer.mlflow.experiment, and mlflow under plugins"),
+    ("A", "mlflow_run_name", "write trainer.mlflow.name, and mlflow under plugins"),
+    ("A", "hf_mlflow_log_artifacts", "not available: the plugin mlflow sends metrics and configuration"),
+    ("A", "use_tensorboard", "write tensorboard under plugins"),
+    ("A", "use_trackio", "write trackio under plugins"),
+    ("A", "trackio_project_name", "write trainer.trackio.project, and trackio under plugins"),
+    ("A", "trackio_run_name", "write trainer.trackio.name, and trackio under plugins"),
+    ("A", "use_comet comet_project_name swanlab_project", _NO_TRACKER),
+    ("T", "trackio_space_id", "not available: runs stay on this machine; 'trackio sync' uploads them"),
+    ("TL", "report_to", f"list trackers under plugins: {_TRACKERS}"),
+    ("TL", "logging_dir", "write trainer.tensorboard.log_dir, and tensorboard under plugins"),
+    ("AL", "use_swanlab", _NO_TRACKER),
+    ("L", "plot_loss", "remove it; the loss is drawn in the run's report"),
     ("T", "run_name", "write trainer.output_dir; its last part is the run's name"),
     (
         "TL",
@@ -181,21 +214,20 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("ATL", "deepspeed fsdp fsdp_config device_map accelerator_config local_rank", _SHARDED),
     ("A", "rl rl_beta trl dpo_beta orpo_alpha simpo_gamma kto_desirable_weight reward_model kd_trainer", _ONE_METHOD),
     ("T", "beta loss_type num_generations max_prompt_length reward_funcs", _ONE_METHOD),
+    ("A", "liger_rope", "write model.liger.rope, and liger under plugins"),
+    ("A", "liger_rms_norm", "write model.liger.rms_norm, and liger under plugins"),
+    ("A", "liger_layer_norm", "write model.liger.layer_norm, and liger under plugins"),
+    ("A", "liger_glu_activation liger_swiglu", "write model.liger.glu_activation, and liger under plugins"),
+    ("A", "liger_rms_norm_gated", "not available: Liger has no kernel for it"),
+    ("A", "liger_cross_entropy", "write model.liger.cross_entropy, and liger under plugins"),
     (
         "A",
-        "liger_rope liger_rms_norm liger_glu_activation liger_swiglu liger_layer_norm",
-        "not available: dumbo brings no plugin for Liger kernels",
+        "liger_fused_linear_cross_entropy cut_cross_entropy",
+        "write model.liger.fused_linear_cross_entropy, and liger under plugins",
     ),
-    (
-        "A",
-        "liger_cross_entropy liger_fused_linear_cross_entropy cut_cross_entropy",
-        "not available: dumbo brings no plugin for Liger kernels",
-    ),
-    (
-        "TL",
-        "use_liger_kernel use_liger enable_liger_kernel use_unsloth",
-        "not available: dumbo brings no plugin for fused kernels",
-    ),
+    ("A", "liger_use_token_scaling", "write model.liger.use_token_scaling, and liger under plugins"),
+    ("TL", "use_liger_kernel use_liger enable_liger_kernel", "write liger under plugins"),
+    ("L", "use_unsloth", "write liger under plugins for fused kernels"),
     ("L", "stage pref_beta pref_loss", _ONE_METHOD),
     ("A", "strict", "remove it; unknown keys are always errors"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.records import IGNORED, Conversation, Origin, TrainFormat
@@ -43,18 +44,12 @@ def row_prompt(row: Mapping[str, Any]) -> RowPrompt | None:
 
 
 def row_prompts(dataset: TokenDataset, limit: int | None = None) -> list[RowPrompt]:
-    """The prompts of up to `limit` rows, spread evenly over the data set; rows without one are left out."""
-    found: list[RowPrompt] = []
-    rows = range(len(dataset))
-    if limit is not None and len(rows) > limit:
-        rows_chosen: Sequence[int] = [index * len(rows) // limit for index in range(limit)]
-    else:
-        rows_chosen = rows
-    for index in rows_chosen:
-        prompt = row_prompt(dataset[index])
-        if prompt is not None:
-            found.append(prompt)
-    return found
+    """The prompts of up to `limit` rows, chosen at random and always the same ones; rows without one are left out."""
+    chosen: Sequence[int] = range(len(dataset))
+    if limit is not None and len(dataset) > limit:
+        # Not every so many rows: where sources take turns, those would all be of one kind.
+        chosen = sorted(Random(0).sample(chosen, limit))
+    return [prompt for index in chosen if (prompt := row_prompt(dataset[index])) is not None]
 
 
 class PromptWriter:

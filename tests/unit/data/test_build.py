@@ -66,12 +66,13 @@ def build(tmp_path, model_folder, tokenizer):
     (tmp_path / "numbers.py").write_text(PLUGIN)
     model = builders.build_tiny_model(64, max_position_embeddings=16)
 
-    def build_from(*sources, plugins=(), seed=7, **data):
+    def build_from(*sources, plugins=(), seed=7, held_out=(), **data):
         config = {
             "model": {"base_model": str(model_folder)},
             "datasets": [
                 {"type": "numbers", "rows": list(rows), "data_format": "plain", "train_format": "plain"}
-                for rows in sources
+                | ({"held_out": True} if number in held_out else {})
+                for number, rows in enumerate(sources)
             ],
             "trainer": {"data": data, "seed": seed},
             "plugins": ["transformers", "transformers_trainer", "./numbers.py:NumbersPlugin", *plugins],
@@ -208,6 +209,29 @@ def test_nothing_is_held_out_unless_asked(build):
 def test_some_rows_must_be_left_to_train_on(build, size):
     with pytest.raises(ConfigError, match=r"trainer\.data\.val_set_size: there are only 4 rows"):
         build(numbered(4), val_set_size=size)
+
+
+def test_a_whole_source_is_held_out(build):
+    first, second, third = numbered(5), [f"5 {n}* 3*" for n in range(9, 12)], [f"6 {n}* 3*" for n in range(9, 13)]
+    datasets, printed = build(first, second, third, held_out=(1,))
+    assert texts(datasets.train) == first + third
+    assert texts(datasets.evaluation) == second
+    assert [row.get("held out") for row in table_of(printed)] == ["0", "3", "0"]
+
+
+def test_rows_of_other_sources_are_held_out_beside_it(build):
+    first, second = numbered(8), [f"5 {n}* 3*" for n in range(9, 12)]
+    datasets, _ = build(first, second, held_out=(1,), val_set_size=2)
+    evaluation = texts(datasets.evaluation)
+    assert set(second) < set(evaluation) and len(evaluation) == 5
+    assert sorted(texts(datasets.train) + evaluation) == sorted(first + second)
+    with pytest.raises(ConfigError, match="there are only 8 rows"):
+        build(first, second, held_out=(1,), val_set_size=8)
+
+
+def test_something_must_be_left_to_train_on(build):
+    with pytest.raises(ConfigError, match="all sources are held out: there is nothing to train on"):
+        build(numbered(3), numbered(3), held_out=(0, 1))
 
 
 BAD = ["", TRAINED, "1 x* 3", "1 2* 3*"]

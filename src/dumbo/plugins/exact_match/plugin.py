@@ -22,7 +22,7 @@ class ExactMatchOptions(Section):
     """Exact match on the held-out rows, by generating."""
 
     max_rows: Annotated[int, Field(ge=1)] | None = 200
-    """Ask at most so many rows, spread evenly over those held out; null asks all."""
+    """Ask at most so many of the held-out rows, chosen at random, always the same; null asks all."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens that an answer may take; by default a few more than the longest right one."""
     ignore_case: bool = False

@@ -20,7 +20,7 @@ class SamplesOptions(Section):
     """Texts that the model writes on the way."""
 
     count: Annotated[int, Field(ge=1)] = 4
-    """How many held-out questions to ask, spread evenly over those held out."""
+    """How many held-out questions to ask, chosen at random, the same each time."""
     prompts: Words = ()
     """Texts to ask instead; each is written as the user's message, in the first train format."""
     every: Annotated[int, Field(ge=1)] | None = None

@@ -38,6 +38,8 @@ def build_model(config: RunConfig, extra: Mapping[str, Any], say: Callable[[str]
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             architecture, dtype=DTYPES[config.model.dtype], **attention
         )
+        if not attention:  # one that was asked for may need a device that the model is not on yet
+            _try_sizes(model)
     except Exception as error:  # each model checks its sizes in its own way, many not before they meet
         problem = _attention_refused(config, error)
         raise ConfigError([problem or Problem(f"no model can be made of it: {_first_line(error)}", KEY)]) from error
@@ -73,6 +75,13 @@ def read_architecture(values: Mapping[str, Any]) -> PreTrainedConfig:
         message = f"'{model_type}' is an encoder: it sees the tokens that it is to predict"
         raise ConfigError([Problem(message, KEY, hints=("to train it as a decoder: is_decoder: true",))])
     return config
+
+
+def _try_sizes(model: PreTrainedModel) -> None:
+    """Raise what the model raises where its sizes do not fit each other: many find that out when they are used."""
+    with torch.no_grad():
+        model.eval()
+        model(input_ids=torch.zeros((1, 2), dtype=torch.long))
 
 
 def _attention(config: RunConfig, extra: Mapping[str, Any]) -> dict[str, Any]:

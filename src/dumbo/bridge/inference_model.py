@@ -1,0 +1,188 @@
+"""Loads what a run left, whole weights or an adapter on its base model, to generate text with."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dumbo.bridge.embeddings import fit_embeddings
+from dumbo.bridge.hub_errors import Repository, explain
+from dumbo.errors import Problem, RunError
+from dumbo.local_paths import is_hub_name, near_paths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load_for_inference(
+    folder: Path, *, device: torch.device | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return model and tokenizer of `folder`, which holds whole weights or an adapter, ready to generate.
+
+    The model is in evaluation mode on `device`, by default the accelerator where there is one, in bfloat16 on a GPU
+    that has it and in float32 elsewhere. An adapter's base model is loaded from where its configuration says, given the
+    rows for added tokens, and wrapped. Weights are read from safetensors only.
+
+    Raises:
+        RunError: something of it is missing, damaged, or cannot be fetched; the message says what and what to do.
+    """
+    device = device or _best_device()
+    kind = {"dtype": _dtype(device), "trust_remote_code": trust_remote_code}
+    if not folder.is_dir():
+        raise _error(f"there is no folder '{folder}'", *near_paths(folder, folders=True))
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if not is_adapter and not (folder / "config.json").is_file():
+        raise _error(f"'{folder}' holds neither a model (config.json) nor an adapter ({ADAPTER_CONFIG})")
+    tokenizer = _load_tokenizer(folder, trust_remote_code)
+    model = _load_adapted(folder, tokenizer, kind) if is_adapter else _load_whole(folder, kind)
+    model.to(device)  # type: ignore[arg-type]
+    model.train(False)
+    return model, tokenizer
+
+
+def _load_tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trusted, local_files_only=not trusted
+        )
+    except Exception as error:
+        raise _error(f"the tokenizer in '{folder}' cannot be loaded: {_first_line(error)}") from error
+    return tokenizer
+
+
+def _load_whole(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
+    _check_weights(folder, WEIGHTS)
+    return _from_folder(folder, kind)
+
+
+def _load_adapted(folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any]) -> PreTrainedModel:
+    """The base model that the adapter in `folder` names, with the adapter on it."""
+    _check_weights(folder, (ADAPTER_WEIGHTS,))
+    if importlib.util.find_spec("peft") is None:
+        hint = "pip install 'dumbo-trainer[peft]'"
+        raise _error(f"'{folder}' holds an adapter, and the package 'peft' is not installed", hint)
+    base, revision = _base_of(folder)
+    model = _load_base(folder, base, revision, kind)
+    # What training did to the model before it was wrapped; rows that were trained lie in the adapter.
+    model = fit_embeddings(model, tokenizer, lambda _: None)
+    return _put_on(model, folder)
+
+
+def _base_of(folder: Path) -> tuple[str, str | None]:
+    """Name and revision of the base model of the adapter in `folder`."""
+    file = folder / ADAPTER_CONFIG
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _error(f"{file} cannot be read: {_first_line(error)}") from error
+    if not base:
+        hint = "write the folder or the hub name of the model that it was trained on there"
+        raise _error(f"{file} names no base model (base_model_name_or_path)", hint)
+    return str(base), None if revision is None else str(revision)
+
+
+def _load_base(folder: Path, base: str, revision: str | None, kind: dict[str, Any]) -> PreTrainedModel:
+    if Path(base).is_dir():
+        if (Path(base) / ADAPTER_CONFIG).is_file():
+            raise _error(f"the base model of '{folder}', '{base}', is an adapter itself", "merge that one first")
+        _check_weights(Path(base), WEIGHTS)
+        return _from_folder(Path(base), kind)
+    if not is_hub_name(base):
+        hint = f"copy it back, or write where it is into base_model_name_or_path in {folder / ADAPTER_CONFIG}"
+        raise _error(f"the base model of '{folder}' is missing: there is no folder '{base}'", hint)
+    try:
+        return _from_pretrained(base, {**kind, "revision": revision})
+    except Exception as error:
+        raise explain(error, Repository("model", base, revision)) from error
+
+
+def _put_on(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model` with the adapter of `folder`: every weight of either finds its place, or it is an error."""
+    from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    try:
+        options = PeftConfig.from_pretrained(str(folder))
+        options.inference_mode = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses what Transformers renames
+            warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)  # its own, for experts
+            adapted = get_peft_model(model, options, autocast_adapter_dtype=False)
+        assert isinstance(adapted, PeftModel)
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+        report: Any = set_peft_model_state_dict(adapted, weights)
+    except Exception as error:
+        message = f"the adapter in '{folder}' does not fit its base model: {_first_line(error)}"
+        raise _error(message, "was the base model exchanged, or its tokenizer changed?") from error
+    missing = _not_loaded(adapted, report.missing_keys)
+    if missing or report.unexpected_keys:
+        name = next(iter([*missing, *report.unexpected_keys]))
+        count = len(missing) + len(report.unexpected_keys)
+        raise _error(f"the adapter in '{folder}' does not fit its base model: {count} weights, the first is {name}")
+    return adapted  # type: ignore[return-value]
+
+
+def _not_loaded(adapted: Any, missing: list[str]) -> list[str]:
+    """The adapter's own weights among those `missing` from its file, but for those that are another one's (tied)."""
+    state = adapted.state_dict(keep_vars=True)
+    loaded = {id(value) for name, value in state.items() if name not in set(missing)}
+    # Base weights are always missing; the adapter's own carry its name.
+    return [name for name in missing if ".default" in name and id(state[name]) not in loaded]
+
+
+def _from_folder(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
+    try:
+        return _from_pretrained(str(folder), {**kind, "local_files_only": not kind["trust_remote_code"]})
+    except Exception as error:
+        raise _error(f"the model in '{folder}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _from_pretrained(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    model: PreTrainedModel
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
+    return model
+
+
+def _check_weights(folder: Path, names: tuple[str, ...]) -> None:
+    if any((folder / name).is_file() for name in names):
+        return
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        message = f"'{folder}' has weights only as pickles ({pickles[0]}), which can run any code when they are opened"
+        raise _error(message, f"convert them to {names[0]} on a machine where that does no harm")
+    raise _error(f"'{folder}' has no weights ({names[0]})")
+
+
+def _best_device() -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found or torch.device("cpu")
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    backend = getattr(torch, device.type, None)
+    has_bf16 = device.type in ("cuda", "xpu") and backend is not None and backend.is_bf16_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _error(message: str, *hints: str) -> RunError:
+    return RunError(str(Problem(message, hints=hints)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

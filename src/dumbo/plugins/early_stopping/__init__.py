@@ -1,0 +1,1 @@
+"""The plugin `early_stopping`: ends the training when evaluations get no better."""

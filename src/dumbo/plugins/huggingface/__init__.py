@@ -1,0 +1,1 @@
+"""The plugin `huggingface`: reads rows through the library Datasets."""

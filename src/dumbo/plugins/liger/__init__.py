@@ -1,0 +1,1 @@
+"""The plugin `liger`: Liger's Triton kernels in the model and in the loss."""

@@ -1,0 +1,1 @@
+"""The plugin `peft`: trains adapters."""

@@ -1,0 +1,1 @@
+"""The plugin `profile`: measures where the time of some training steps goes."""

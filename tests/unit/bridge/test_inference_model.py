@@ -1,0 +1,65 @@
+"""What cannot be loaded for generating is said in a line; what can is loaded whole."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dumbo.bridge.inference_model import load_for_inference
+from dumbo.errors import RunError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def adapter(tmp_path, model_folder):
+    """A folder that looks like an adapter on `model_folder`; its weights are nobody's."""
+    folder = tmp_path / "adapter"
+    shutil.copytree(model_folder, folder)
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(model_folder), "r": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def rewritten(folder, base):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+    return folder
+
+
+def refusal(folder):
+    with pytest.raises(RunError) as caught:
+        load_for_inference(folder, device=CPU)
+    return str(caught.value)
+
+
+def test_whole_weights_are_loaded_in_evaluation_mode(model_folder):
+    model, tokenizer = load_for_inference(model_folder, device=CPU)
+    ids = torch.arange(9)[None]
+    assert torch.equal(model(ids).logits, AutoModelForCausalLM.from_pretrained(model_folder)(ids).logits)
+    assert not model.training
+    assert len(tokenizer) == 512
+
+
+def test_what_is_missing_is_named(tmp_path, model_folder, adapter):
+    assert "there is no folder" in refusal(tmp_path / "nothing")
+    assert "holds neither a model (config.json) nor an adapter" in refusal(tmp_path)
+    assert "names no base model" in refusal(rewritten(adapter, None))
+    assert f"is missing: there is no folder '{tmp_path}/gone'" in refusal(rewritten(adapter, f"{tmp_path}/gone"))
+    assert "model 'owner/name'" in refusal(rewritten(adapter, "owner/name"))
+
+
+def test_weights_of_another_model_are_refused(adapter):
+    assert "does not fit its base model" in refusal(adapter)
+
+
+def test_pickles_are_not_opened(tmp_path, model_folder, adapter):
+    folder = shutil.copytree(model_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "has weights only as pickles (pytorch_model.bin)" in refusal(folder)
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    assert "has weights only as pickles (adapter_model.bin)" in refusal(adapter)
