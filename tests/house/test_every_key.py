@@ -138,9 +138,7 @@ ASKED = MappingProxyType(
         "plugins": [*SHIPPED, "samples", "exact_match"],
     }
 )
-PROFILE = MappingProxyType(
-    {"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]}
-)
+PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
 
 # Other keys: (what else is written in both runs, the value of the key in the second).
@@ -234,7 +232,12 @@ RUNS = MappingProxyType(
 REFUSED = frozenset(
     {"model.revision", "datasets.type", "datasets.format", "datasets.name", "datasets.revision", "plugins"}
     | {"model.peft.bias"}  # this model has none; tests/plugins/test_peft.py has one with biases
-    | {"trainer.arguments.metric_for_best_model", "trainer.early_stopping.metric", "trainer.watch.on_alarm", "datasets.streaming"}
+    | {
+        "trainer.arguments.metric_for_best_model",
+        "trainer.early_stopping.metric",
+        "trainer.watch.on_alarm",
+        "datasets.streaming",
+    }
     | {"trainer.profile.start_step", "trainer.profile.num_steps"}
 )
 """What the value does here is that the run is refused: there is no hub, no other reader, no second plugin of a seat."""

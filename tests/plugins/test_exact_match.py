@@ -67,7 +67,10 @@ def test_a_model_that_learned_the_answers_is_right(learned):
 
 def test_the_options_choose_what_is_asked(learned, tmp_path, capsys):
     """From the model that answers YES."""
-    rows = [{"instruction": f"Say {word}.", "output": answer} for word, answer in zip("ijklmn", ["yes", "YES"] * 3)]
+    rows = [
+        {"instruction": f"Say {word}.", "output": answer}
+        for word, answer in zip("ijklmn", ["yes", "YES"] * 3, strict=True)
+    ]
     held_out = {
         "path": str(builders.write_rows(tmp_path / "other.jsonl", rows)),
         "type": "huggingface_polars",

@@ -79,7 +79,9 @@ def test_weights_follow_the_seed(tmp_path, model_folder, rows_file):
         "trainer.arguments.learning_rate": 0.0,
     }
     weights = [
-        weights_of(write_and_run(tmp_path / str(i), model_folder, rows_file, changes | {"trainer.seed": seed}) / "model")
+        weights_of(
+            write_and_run(tmp_path / str(i), model_folder, rows_file, changes | {"trainer.seed": seed}) / "model"
+        )
         for i, seed in enumerate((1, 1, 2))
     ]
     name = "model.layers.0.mlp.up_proj.weight"
@@ -94,7 +96,10 @@ def test_weights_follow_the_seed(tmp_path, model_folder, rows_file):
         ({"model_type": "lama"}, "has no language model of the type 'lama'\n    did you mean 'llama'"),
         ({"model_type": "clip"}, "'clip' is no causal language model"),
         ({"model_type": "bert"}, "'bert' is an encoder: it sees the tokens that it is to predict"),
-        (LLAMA | {"hiden_size": 3}, "architecture.hiden_size: LlamaConfig has no such value\n    did you mean 'hidden_size'"),
+        (
+            LLAMA | {"hiden_size": 3},
+            "architecture.hiden_size: LlamaConfig has no such value\n    did you mean 'hidden_size'",
+        ),
         (LLAMA | {"hidden_size": "wide"}, "the model refuses them: TypeError: Field 'hidden_size' expected int"),
         (LLAMA | {"hidden_size": 30}, "hidden size (30) is not a multiple of the number of attention heads (4)"),
         ({"model_type": "qwen3", **SIZES}, "no model can be made of it: The size of tensor a (4) must match"),
@@ -140,4 +145,6 @@ def test_a_plugin_s_load_options_do_not_reach_random_weights(tmp_path, model_fol
         "plugins": [*SHIPPED, "./own.py:SmallPlugin"],
     }
     assert main(["train", str(builders.write_config(tmp_path, model_folder, rows_file, changes))]) == 2
-    assert "sets 'quantization_config' for the loading of weights, and this model's are random" in capsys.readouterr().err
+    assert (
+        "sets 'quantization_config' for the loading of weights, and this model's are random" in capsys.readouterr().err
+    )

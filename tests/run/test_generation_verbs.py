@@ -131,7 +131,9 @@ def talk(folder, lines, monkeypatch, *words):
 
 
 def test_a_chat_answers_until_it_is_ended(learned, monkeypatch, capsys):
-    assert talk(learned, ["Say a.", "/new", "/system Be brief.", "/what", "Say b.", "/quit", "Say c."], monkeypatch) == 0
+    assert (
+        talk(learned, ["Say a.", "/new", "/system Be brief.", "/what", "Say b.", "/quit", "Say c."], monkeypatch) == 0
+    )
     said = capsys.readouterr().out
     assert said.count("YES") == 2, "nothing comes after /quit"
     assert said.count("/new forgets the conversation") == 2, "at the start, and for an unknown command"

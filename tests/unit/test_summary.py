@@ -16,7 +16,12 @@ def test_facts_are_kept_merged_and_dated(tmp_path):
     summary.note_all({"chosen": {"attention": "sdpa"}, "steps": 3})
     facts = read(tmp_path)
     assert facts["chosen"] == {"device": "cpu", "attention": "sdpa"}
-    assert (facts["steps"], facts["outcome"], facts["plugins"], facts["name"]) == (3, "running", ["polars"], tmp_path.name)
+    assert (facts["steps"], facts["outcome"], facts["plugins"], facts["name"]) == (
+        3,
+        "running",
+        ["polars"],
+        tmp_path.name,
+    )
     assert facts["versions"].keys() >= {"dumbo", "python", "torch", "transformers"}
     assert facts["started"].endswith("Z") and facts["seconds"] >= 0
     summary.note("outcome", "finished")
@@ -25,7 +30,9 @@ def test_facts_are_kept_merged_and_dated(tmp_path):
 
 
 def test_secrets_are_left_out(tmp_path):
-    Summary(tmp_path, Path("run.yaml"), [], enabled=True).note("tracker", {"api_key": "abc", "url": "http://me:pw@host"})
+    Summary(tmp_path, Path("run.yaml"), [], enabled=True).note(
+        "tracker", {"api_key": "abc", "url": "http://me:pw@host"}
+    )
     text = (tmp_path / "summary.json").read_text(encoding="utf-8")
     assert "abc" not in text and "pw@" not in text
 

@@ -16,6 +16,8 @@ from dumbo.cli.flags import Parser, refuse_strange_flags
 VERBS: Mapping[str, str] = MappingProxyType(
     {
         "train": "train what a configuration file describes (the verb may be left out)",
+        "init": "write a first configuration, from a few questions",
+        "doctor": "see whether everything that a run needs is here, and in order",
         "check": "check a configuration without training; --rows reads some data too",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",

@@ -37,5 +37,8 @@ def test_it_is_on_where_activations_do_not_fit(model, monkeypatch):
 def test_it_is_off_where_nothing_is_known(model, monkeypatch):
     assert memory.free_bytes(CPU) > 2**20
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
-    assert memory.choose_checkpointing(model, CPU, 8, 512, 4) == (False, "what the activations need cannot be estimated")
+    assert memory.choose_checkpointing(model, CPU, 8, 512, 4) == (
+        False,
+        "what the activations need cannot be estimated",
+    )
     assert memory.choose_checkpointing(torch.nn.Linear(2, 2), CPU, 8, 512, 4)[0] is False

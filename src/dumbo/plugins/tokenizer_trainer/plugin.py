@@ -10,7 +10,8 @@ from dumbo.config.schema import RunConfig
 from dumbo.config.section import Section
 from dumbo.errors import ConfigError, Problem, key_path
 from dumbo.plugin_loader import TokenizerLoaderPlugin
-from dumbo.plugins.tokenizer_trainer.tokens import Tokens, choose_tokens, section_problems
+from dumbo.plugins.tokenizer_trainer.tokens import Tokens, choose_tokens
+from dumbo.tokenizers.section import template_problems, token_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,7 +71,8 @@ class TokenizerTrainerPlugin(TokenizerLoaderPlugin):
             message = "names a tokenizer, and 'tokenizer_trainer' makes a new one"
             hint = "remove the path, or remove 'tokenizer_trainer' under plugins:"
             problems.append(Problem(message, key_path("model.tokenizer.path"), hints=(hint,)))
-        found = section_problems(config.model.tokenizer)
+        section = config.model.tokenizer
+        found = [*token_problems(section), *template_problems(section)]
         problems += found or self._size_problems(choose_tokens(config))
         if problems:
             raise ConfigError(problems)

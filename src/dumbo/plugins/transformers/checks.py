@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from dumbo.config.schema import ModelSection, RunConfig, TokenizerSection
+from dumbo.config.schema import ModelSection, RunConfig
 from dumbo.errors import Problem, key_path
 from dumbo.plugins.transformers.folders import (
     as_folder,
@@ -15,8 +14,7 @@ from dumbo.plugins.transformers.folders import (
     name_problem,
     tokenizer_folder_problem,
 )
-
-NAMED_TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token")
+from dumbo.tokenizers.section import template_problems, token_problems
 
 
 def model_problems(model: ModelSection) -> list[Problem]:
@@ -59,7 +57,7 @@ def _architecture_problems(model: ModelSection) -> Iterator[Problem]:
 def tokenizer_problems(config: RunConfig) -> list[Problem]:
     """The problems of `model.tokenizer`, and of train formats that need a chat template which is not there."""
     section = config.model.tokenizer
-    problems = [*_path_problems(config.model), *_token_problems(section), *_template_problems(section)]
+    problems = [*_path_problems(config.model), *token_problems(section), *template_problems(section)]
     folder = _good_folder(section.path or config.model.base_model)
     if section.chat_template is None and folder is not None and not has_chat_template(folder):
         problems += missing_template_problems(config)
@@ -77,16 +75,6 @@ def missing_template_problems(config: RunConfig) -> list[Problem]:
         for number, entry in enumerate(config.datasets)
         if entry.train_format.needs_chat_template
     ]
-
-
-def read_template(value: str) -> str:
-    """The template in `value`: the text itself, or that of the `.jinja` file it names (`OSError`: not there)."""
-    return Path(value).expanduser().read_text(encoding="utf-8") if is_template_file(value) else value
-
-
-def is_template_file(value: str) -> bool:
-    """Whether `value` is a path rather than a template."""
-    return value.endswith(".jinja") and "{" not in value and "\n" not in value
 
 
 def _good_folder(name: str | None) -> Path | None:
@@ -117,43 +105,3 @@ def _path_problems(model: ModelSection) -> Iterator[Problem]:
     problem = tokenizer_folder_problem(folder, name, where, model.trust_remote_code)
     if problem is not None:
         yield problem
-
-
-def _token_problems(section: TokenizerSection) -> Iterator[Problem]:
-    for name in NAMED_TOKENS:
-        if getattr(section, name) == "":
-            yield Problem("a token cannot be empty", key_path(f"model.tokenizer.{name}"))
-    for name in ("special_tokens", "tokens"):
-        where = key_path(f"model.tokenizer.{name}")
-        counts = Counter(getattr(section, name))
-        if "" in counts:
-            yield Problem("a token cannot be empty", where)
-        yield from (Problem(f"'{token}' is listed {n} times", where) for token, n in counts.items() if token and n > 1)
-    for token in dict.fromkeys(section.tokens):
-        roles = [name for name in NAMED_TOKENS if getattr(section, name) == token]
-        roles += ["special_tokens"] if token in section.special_tokens else []
-        if token and roles:
-            message = f"'{token}' is an ordinary token here and a special one in '{roles[0]}'; keep one of them"
-            yield Problem(message, key_path("model.tokenizer.tokens"))
-
-
-def _template_problems(section: TokenizerSection) -> Iterator[Problem]:
-    value, where = section.chat_template, key_path("model.tokenizer.chat_template")
-    if value is None:
-        return
-    try:
-        text = read_template(value)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        hint = f"relative paths start at {Path.cwd()}"
-        yield Problem(f"the file '{value}' cannot be read: {reason}", where, hints=(hint,))
-        return
-    if "{" not in text:
-        yield Problem("is neither a Jinja template nor the path of a .jinja file", where)
-        return
-    from dumbo.plugins.transformers.template_syntax import syntax_error
-
-    error_text = syntax_error(text)
-    if error_text:
-        name = f"'{value}' " if is_template_file(value) else ""
-        yield Problem(f"the template {name}is not valid Jinja: {error_text}", where)

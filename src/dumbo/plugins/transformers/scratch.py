@@ -80,7 +80,7 @@ def read_architecture(values: Mapping[str, Any]) -> PreTrainedConfig:
 def _try_sizes(model: PreTrainedModel) -> None:
     """Raise what the model raises where its sizes do not fit each other: many find that out when they are used."""
     with torch.no_grad():
-        model.eval()
+        model.train(False)
         model(input_ids=torch.zeros((1, 2), dtype=torch.long))
 
 

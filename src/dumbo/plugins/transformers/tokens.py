@@ -10,11 +10,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from dumbo.bridge.embeddings import embedding_rows, set_token_ids
 from dumbo.config.schema import RunConfig, TokenizerSection
 from dumbo.errors import ConfigError
-from dumbo.plugins.transformers.checks import NAMED_TOKENS, missing_template_problems, read_template
+from dumbo.plugins.transformers.checks import missing_template_problems
 from dumbo.plugins.transformers.folders import name_problem, tokenizer_folder_problem
 from dumbo.plugins.transformers.hub import fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
 from dumbo.plugins.transformers.padding import set_pad_token
+from dumbo.tokenizers.section import NAMED_TOKENS, read_template
 
 Say = Callable[[str], None]
 
