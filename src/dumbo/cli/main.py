@@ -15,9 +15,8 @@ from dumbo.cli.flags import Parser, refuse_strange_flags
 
 VERBS: Mapping[str, str] = MappingProxyType(
     {
-        "train": "train what a configuration file describes (the verb may be left out)",
         "init": "write a first configuration, from a few questions",
-        "doctor": "see whether everything that a run needs is here, and in order",
+        "train": "train what a configuration file describes (the verb may be left out)",
         "check": "check a configuration without training; --rows reads some data too",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",
@@ -26,6 +25,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "explain": "explain a key of the configuration",
         "plugins": "list the installed plugins, and the verbs that they bring",
         "docs": "read the documentation",
+        "doctor": "say what is installed, what is missing, and how to mend it",
     }
 )
 """Verb -> its line in the help. The module of a verb is imported when it is used."""
@@ -35,6 +35,7 @@ _PATIENCE = 60.0
 
 _EPILOG = """\
 examples:
+  dumbo init
   dumbo run.yaml
   dumbo run.yaml trainer.arguments.learning_rate=3e-4
   dumbo check run.yaml --rows

@@ -1,0 +1,1 @@
+"""What `dumbo doctor` looks at: versions, devices, the hub, plugins, and what one configuration needs."""

@@ -1,0 +1,112 @@
+"""The examples run: some steps of each in `make test`, and to their ends, with what they promise, in `make test-full`."""
+
+import json
+import runpy
+import shutil
+
+import pytest
+
+from dumbo.cli.main import main
+from tests import builders
+from tests.run.whole_runs import losses_of, metrics_of
+
+EXAMPLES = builders.ROOT / "examples"
+ALONE = ("quickstart", "first_run", "smollm2_alpaca")
+"""Those that need no other example's result."""
+
+
+@pytest.fixture
+def run_example(tmp_path, model_folder, monkeypatch):
+    """A function that trains an example from the repository's root, as its comments say, on what this machine has."""
+    monkeypatch.chdir(builders.ROOT)
+    rows = builders.write_rows(tmp_path / "alpaca.jsonl", builders.alpaca_rows(60))
+    here = {
+        "quickstart": [],
+        "lora": [],
+        "first_run": [f"model.base_model={model_folder}"],
+        "smollm2_alpaca": [
+            f"model.base_model={model_folder}",
+            f"datasets.0.path={rows}",
+            "trainer.data.val_set_size=6",
+            "trainer.arguments.eval_steps=2",
+        ],
+    }
+
+    def run(name, *words, output="out"):
+        folder = tmp_path / output
+        assert main(["train", f"examples/{name}.yaml", f"trainer.output_dir={folder}", *here[name], *words]) == 0
+        return folder
+
+    return run
+
+
+def samples_of(folder):
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_an_example_takes_its_first_steps(run_example, name):
+    folder = run_example(
+        name,
+        "trainer.arguments.max_steps=2",
+        "trainer.arguments.batch_size=16",
+        *(["trainer.arguments.physical_batch_size=8"] if name != "first_run" else []),
+    )
+    assert len(losses_of(folder)) == 2
+    assert (folder / "model" / "model.safetensors").is_file() and (folder / "report.html").is_file()
+
+
+def test_lora_goes_on_from_the_quickstart(run_example):
+    short = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
+    first = run_example("quickstart", *short, output="first")
+    folder = run_example("lora", f"model.base_model={first / 'model'}", *short)
+    assert (folder / "model" / "adapter_model.safetensors").is_file()
+    assert samples_of(folder)[0]["prompt"].startswith("double ")
+
+
+def test_the_quickstart_s_data_is_what_its_script_writes(tmp_path):
+    script = runpy.run_path(str(EXAMPLES / "data" / "make_quickstart.py"))
+    script["main"](tmp_path)
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    assert len(names) == 4
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (EXAMPLES / "data" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["quickstart", "lora"])
+def test_no_held_out_question_is_trained_on(name):
+    sides = []
+    for side in ("train", "held_out"):
+        lines = (EXAMPLES / "data" / f"{name}_{side}.jsonl").read_text(encoding="utf-8").splitlines()
+        questions = [json.loads(line)["instruction"] for line in lines]
+        assert len(set(questions)) == len(questions)
+        sides.append(set(questions))
+    assert not sides[0] & sides[1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["first_run", "smollm2_alpaca"])
+def test_an_example_runs_to_its_end(run_example, name):
+    folder = run_example(name)
+    losses = losses_of(folder)
+    assert losses[-1] < losses[0]
+    assert json.loads((folder / "summary.json").read_text())["outcome"] == "finished"
+
+
+@pytest.mark.full
+def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
+    """What the README says of both: from nothing right to nine out of ten and more."""
+    first = run_example("quickstart", output="quickstart")
+    right = losses_of(first, "eval/exact_match")
+    assert right[0] == 0 and right[-1] > 0.9
+    rows = samples_of(first)
+    assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
+    folder = run_example("lora", f"model.base_model={first / 'model'}", output="lora")
+    right = losses_of(folder, "eval/exact_match")
+    assert right[0] < 0.1 and right[-1] > 0.9
+    capsys.readouterr()
+    assert main(["generate", str(folder), "double h e y"]) == 0
+    assert capsys.readouterr().out == "h h e e y y\n"
+    shutil.rmtree(first / "model")
+    assert main(["generate", str(folder), "double h e y"]) == 2
+    assert "base model" in capsys.readouterr().err
