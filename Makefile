@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+RUN_STAMP := $(VENV)/.setup-run-done
 JOBS ?= 2
 WORKERS := -n $(JOBS) --dist worksteal
 
@@ -11,17 +12,34 @@ WORKERS := -n $(JOBS) --dist worksteal
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+# The quickstart's small matrices gain little from more threads, and lose much from many.
+QUICKSTART_THREADS ?= 2
+
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-full test-gpu check format bench clean
+.PHONY: help quickstart setup test test-full test-gpu check format bench images clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(RUN_STAMP)  ## train a small model from nothing, in about three minutes, and ask it something
+	test ! -e runs/quickstart || mv runs/quickstart runs/quickstart-$$(date +%Y%m%d-%H%M%S)
+	OMP_NUM_THREADS=$(QUICKSTART_THREADS) $(BIN)/dumbo examples/quickstart.yaml
+	@echo && echo 'dumbo generate runs/quickstart "reverse h e l l o" "add 17 and 25"'
+	@$(BIN)/dumbo generate runs/quickstart "reverse h e l l o" "add 17 and 25"
+	@echo && echo 'Look at runs/quickstart/report.html, talk to it with "$(BIN)/dumbo chat runs/quickstart",'
+	@echo 'or teach it another task: $(BIN)/dumbo examples/lora.yaml'
 
 setup: $(STAMP)  ## make .venv with dumbo, its tests and its checks, at the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,check]'
+	@touch $@ $(RUN_STAMP)
+
+# What the quickstart needs, and nothing of the tests: a newcomer waits for less.
+$(RUN_STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[polars,peft]'
 	@touch $@
 
 test: setup  ## run the tests that need neither network nor GPU; what is skipped is listed at the end
@@ -46,6 +64,9 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 
 bench: setup  ## time the start of the program; results go to benchmarks/results
 	$(BIN)/python benchmarks/startup.py
+
+images: setup  ## make the pictures of the documentation again, from the run in runs/quickstart; needs Chromium
+	$(BIN)/python docs/make_images.py
 
 clean:  ## remove everything that was built, except runs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -49,7 +49,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             loss=run.build_loss(tokenizer),
             build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
             build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),
-            evaluators=[evaluator for _, evaluator in plugins.call_each(hooks.EvaluatorPlugin, config)],
+            evaluators=run.build_evaluators(),
             callbacks=[c for _, callbacks in plugins.call_each(hooks.CallbackPlugin, config) for c in callbacks],
             metrics=run.metrics,
             console=console,

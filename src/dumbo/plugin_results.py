@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dumbo.data.records import Example
-    from dumbo.job import Batch, Loss
+    from dumbo.job import Batch, Evaluator, Loss
 
 _FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format", "build_evaluator"})
 _METHODS = (
@@ -121,6 +121,24 @@ def checked_loss(name: str, loss: Loss) -> Loss:
         fault = _loss_fault(result, model)
         if fault:
             raise PluginError(f"plugin '{name}': the loss returned {fault}; it must return a scalar tensor")
+        return result
+
+    return call
+
+
+def checked_evaluator(name: str, evaluate: Evaluator) -> Evaluator:
+    """The evaluator of plugin `name`, with what it returns checked at each call."""
+
+    def call() -> Mapping[str, float]:
+        result: Any = evaluate()
+        if not isinstance(result, Mapping):
+            raise PluginError(f"plugin '{name}': its evaluator returned {shown(result)}; it must return name -> number")
+        for key, value in result.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                message = f"plugin '{name}': its evaluator returned {shown(value)} for {key!r}; it must be a number"
+                raise PluginError(message)
+            if key == "loss":
+                raise PluginError(f"plugin '{name}': its evaluator may not return 'loss', which the trainer measures")
         return result
 
     return call

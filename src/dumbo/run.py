@@ -20,6 +20,7 @@ from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_loader import (
+    EvaluatorPlugin,
     LoadOptionsPlugin,
     LoggingPlugin,
     LossPlugin,
@@ -28,7 +29,7 @@ from dumbo.plugin_loader import (
     Services,
     TrainFormatPlugin,
 )
-from dumbo.plugin_results import checked_loss
+from dumbo.plugin_results import checked_evaluator, checked_loss
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
 from dumbo.summary import Summary
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from dumbo.data.dataset import TokenDataset
     from dumbo.inference.generate import TextGenerator
-    from dumbo.job import Loss
+    from dumbo.job import Evaluator, Loss
 
 
 @dataclass
@@ -177,6 +178,11 @@ class OpenRun:
         except Exception as error:  # the run itself is fine, and its files are there
             self.console.say(f"the report could not be written: {describe(error, type(self))}")
 
+    def build_evaluators(self) -> list[Evaluator]:
+        """What measures the model; each is blamed for what it returns."""
+        plugins = self.configured.plugins
+        return [checked_evaluator(*pair) for pair in plugins.call_each(EvaluatorPlugin, self.configured.config)]
+
     @contextmanager
     def blaming_plugins(self, stage: str) -> Iterator[None]:
         """Turn an error that passed through a plugin's own file, such as its loss or callback, into one that names
@@ -249,6 +255,9 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
         if isinstance(error, Interrupted):
             raise
         raise Interrupted("stopped; nothing was trained" if not run.has_trained else "stopped") from None
+    except DumboError as error:
+        summary.note("error", str(error))
+        raise
     finally:
         run.close(outcome)
 

@@ -18,6 +18,8 @@ from dumbo.redact import redact
 
 _MARKS = ("metrics.jsonl", "model", "checkpoints")
 """What a run that began to train has in its folder."""
+_WRITTEN = (*_MARKS, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
+"""What a run writes: in a folder that has such a file already, a file of somebody's would be lost."""
 _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 
 
@@ -47,7 +49,7 @@ def claim_folder(wanted: str | None, config_file: Path) -> Path:
 
 def refuse_held_folder(folder: Path) -> None:
     """Raise a `ConfigError` if the folder holds a run already."""
-    held = [name for name in _MARKS if (folder / name).exists()]
+    held = [name for name in _WRITTEN if (folder / name).exists()]
     if held:
         hint = "name another folder, or leave output_dir out: every run then gets a folder of its own"
         raise ConfigError.at("trainer.output_dir", f"{folder} already holds a run (it has '{held[0]}')", hint)

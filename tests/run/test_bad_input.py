@@ -459,7 +459,7 @@ def test_an_output_folder_that_cannot_be_written_or_holds_a_run(write, refuse):
         assert said.startswith(
             f"{line_of('output_dir')}3: trainer.output_dir: the run's folder {folder} cannot be written"
         )
-    for mark in ("metrics.jsonl", "model", "checkpoints"):
+    for mark in ("metrics.jsonl", "model", "checkpoints", "run.yaml", "report.html"):
         (Path(mark) / mark).mkdir(parents=True)
         write({"trainer.output_dir": mark})
         for verb in ("train", "check"):

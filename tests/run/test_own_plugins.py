@@ -229,6 +229,28 @@ def test_an_evaluator(run_with, capsys):
     assert "eval/held_out_rows 4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ("None", "its evaluator returned None; it must return name -> number"),
+        ("[1.0]", "its evaluator returned a list; it must return name -> number"),
+        ("{'words': 'many'}", "its evaluator returned a str for 'words'; it must be a number"),
+        ("{'loss': 1.0}", "its evaluator may not return 'loss'"),
+    ],
+)
+def test_what_an_evaluator_returns_is_checked(run_with, capsys, returned, expected):
+    source = f"""
+    from dumbo.plugin_loader import EvaluatorPlugin
+    class WrongPlugin(EvaluatorPlugin):
+        def build_evaluator(self, config):
+            return lambda: {returned}
+    """
+    with pytest.raises(AssertionError):
+        run_with("WrongPlugin", source=source, trainer__data__val_set_size=4)
+    message = capsys.readouterr().err
+    assert "plugin 'wrong': " + expected in message and "Traceback" not in message
+
+
 def test_an_evaluator_needs_rows(run_with, capsys):
     with pytest.raises(AssertionError):
         run_with("EvaluatorPluginOfOurs")

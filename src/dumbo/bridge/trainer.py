@@ -88,6 +88,7 @@ class DumboTrainer(Trainer):
 
     def train_to_end(self) -> TrainResult:
         """Train; a first Ctrl-C ends it after the current step, which the result tells."""
+        self._logged_at = time.monotonic()
         try:
             self.train()
         except KeyboardInterrupt:
@@ -190,6 +191,7 @@ class DumboTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
+        began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
         size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
         plan = BatchPlan(len(dataset), size * ranks, size, ranks, seed=0, shuffle=False)
@@ -210,6 +212,7 @@ class DumboTrainer(Trainer):
             metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._logged_at += time.monotonic() - began  # the rate is that of the training alone
         return metrics
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -57,7 +57,7 @@ def _unused(known: list[Gpu], torch: Mapping[str, Any], build: str) -> Finding:
         return Finding("gpu", f"{text}; CUDA_VISIBLE_DEVICES='{hidden}'", note="unset it to use the GPU")
     if not torch.get("cuda") and not torch.get("hip"):
         return Finding("gpu", text, "install the build of PyTorch for this driver; pytorch.org has the command")
-    return Finding("gpu", text, "the driver is too old for this build, or not loaded: update it, or install an older one")
+    return Finding("gpu", text, "the driver does not fit this build: update it, or install another build of PyTorch")
 
 
 def _build_words(torch: Mapping[str, Any]) -> str:

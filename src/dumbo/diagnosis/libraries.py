@@ -79,7 +79,8 @@ def library_findings(probed: Probed) -> Iterator[Finding]:
     ranges = _ranges()
     yield Finding("dumbo", f"{__version__}{'' if ranges else ' (not installed as a package: ranges are not known)'}")
     yield _judged("python", platform.python_version(), ranges.get("python", ""), "make an environment with that Python")
-    required = dict.fromkeys([*_SHOWN, *(name for name in ranges if name not in ("python", *_OPTIONAL))])
+    shown = {_normal(name) for name in ("python", *_SHOWN, *_OPTIONAL)}
+    required = [*_SHOWN, *(name for name in ranges if name not in shown)]
     for name in required:
         yield _library(name, ranges.get(_normal(name), ""), probed, required=True)
     for name in _OPTIONAL:
@@ -89,15 +90,14 @@ def library_findings(probed: Probed) -> Iterator[Finding]:
 
 def _library(name: str, wanted: str, probed: Probed, required: bool) -> Finding:
     version = _version(name)
-    shown = name.replace("-", "_") if name == "huggingface-hub" else name
     install = f"pip install '{name}{wanted}'"
     if version is None:
-        return Finding(shown, f"not installed{_needs(wanted)}", install if required else "")
-    finding = _judged(shown, version, wanted, install)
+        return Finding(name, f"not installed{_needs(wanted)}", install if required else "")
+    finding = _judged(name, version, wanted, install)
     error = probed.error(name)
     if not error or finding.mend:
         return finding
-    return Finding(shown, f"{version}, but cannot be imported: {redact_text(error)}", _reinstall(name, wanted, probed))
+    return Finding(name, f"{version}, but cannot be imported: {redact_text(error)}", _reinstall(name, wanted, probed))
 
 
 def _reinstall(name: str, wanted: str, probed: Probed) -> str:

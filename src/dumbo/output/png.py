@@ -27,9 +27,10 @@ def write_png(runs: Sequence[RunRecord], labels: Sequence[str], file: Path) -> P
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(9, 4.8), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)  # its own canvas: nothing global is touched, whatever backend is chosen
         axes = figure.subplots()
+        figure.subplots_adjust(left=0.08, right=0.985, top=0.93, bottom=0.11)
         for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _draw_run(axes, run, label if len(runs) > 1 else "", index)
         _finish(axes, runs)

@@ -1,0 +1,49 @@
+"""The tensors of a model's safetensors files, by their headers alone, and what training them takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_LONGEST_HEADER = 100_000_000
+_NO_ADAPTER = re.compile(r"(^|\.)(lm_head|embed_tokens|wte|wpe|embed_out|embeddings?)\.")
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in `folder`; empty where a header cannot be read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(length)) if length < _LONGEST_HEADER else {}
+        except (OSError, ValueError):
+            return {}
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def parameter_count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Numbers in all tensors."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def adapter_count(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: Any) -> int:
+    """Weights of LoRA matrices on the layers that `targets` means, read as PEFT does; `all-linear` spares the ends."""
+    total = 0
+    for name, shape in shapes.items():
+        if len(shape) == 2 and _is_target(name.removesuffix(".weight"), targets):
+            total += rank * sum(shape)
+    return total
+
+
+def _is_target(layer: str, targets: Any) -> bool:
+    if targets == "all-linear":
+        return not _NO_ADAPTER.search(f"{layer}.")
+    if isinstance(targets, str):
+        return re.fullmatch(targets, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in targets)
