@@ -70,8 +70,9 @@ def test_everything_is_in_order_here(monkeypatch, tmp_path):
         ({"torch"}, "ImportError('libcudart.so.13: cannot open shared object file')", "libcudart.so.13"),
         ({"torch", "transformers"}, "OSError('undefined symbol')", "OSError: undefined symbol"),
         ({"torch", "transformers", "packaging", "huggingface_hub"}, "ModuleNotFoundError('gone')", "gone"),
+        ({"torch", "pydantic"}, "ImportError('no core')", "no core"),
     ],
-    ids=["torch", "two", "four"],
+    ids=["torch", "two", "four", "pydantic"],
 )
 def test_it_works_where_libraries_cannot_be_imported(tmp_path, config_file, blocked, error, said):
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(blocked=blocked, error=error))
@@ -103,7 +104,17 @@ def install(folder: Path, requires: list[str], python: str = ">=3.11") -> None:
 
 
 def test_versions_out_of_range_have_to_be_mended(tmp_path, probed, probed_once, monkeypatch, capsys):
-    install(tmp_path, ["transformers>=4,<5", "peft>=99; extra == 'peft'", "numpy>=2", "nowhere-to-be-found>=1"], "<3.9")
+    install(
+        tmp_path,
+        [
+            "trl>=99; extra == 'test'",
+            "transformers>=4,<5",
+            "peft>=99; extra == 'peft'",
+            "numpy>=2",
+            "nowhere-to-be-found>=1",
+        ],
+        "<3.9",
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["doctor"]) == 2
     said = capsys.readouterr().out
@@ -111,7 +122,7 @@ def test_versions_out_of_range_have_to_be_mended(tmp_path, probed, probed_once, 
     assert "! peft" in said and "pip install 'peft>=99'" in said
     assert "! nowhere-to-be-found" in said and "not installed  (needs >=1)" in said
     assert "! python" in said
-    assert "! numpy" not in said
+    assert "! numpy" not in said and "! trl" not in said
     assert "4 things have to be mended" in said
 
 

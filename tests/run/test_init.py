@@ -111,7 +111,7 @@ def test_every_combination_with_every_tracker_is_accepted(here, tracker):
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-@pytest.mark.parametrize(("tracker", "model"), zip(READY_TRACKERS, itertools.cycle(["plain", "random"])))
+@pytest.mark.parametrize(("tracker", "model"), [*zip(READY_TRACKERS, itertools.cycle(["plain", "random"]))])
 def test_every_tracker_is_accepted(here, capsys, monkeypatch, tracker, model, gpu):
     if gpu:
         from dumbo.starting import questions

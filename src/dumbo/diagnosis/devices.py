@@ -15,6 +15,7 @@ from dumbo.starting.machine import Gpu, driver_gpus
 from dumbo.starting.models import hub_cache
 
 _LITTLE_DISK = 2 * 2**30
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def device_findings(probed: Probed) -> Iterator[Finding]:
@@ -128,4 +129,5 @@ def _container_limit() -> int:
 
 def size(count: float) -> str:
     """Bytes as `23.4 GiB`."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.0f} MiB"
+    unit, name = next((unit, name) for unit, name in _UNITS if count >= unit / 10 or unit == 2**10)
+    return f"{count / unit:.1f} {name}"

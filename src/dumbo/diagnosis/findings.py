@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MEND_FIRST = "mend what is said above first"
+
 
 @dataclass(frozen=True)
 class Finding:

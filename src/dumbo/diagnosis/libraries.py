@@ -21,6 +21,8 @@ DISTRIBUTION = "dumbo-trainer"
 _PATIENCE = 300.0
 """Seconds: the first import of torch from a slow disk takes minutes."""
 _SHOWN = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pydantic")
+_WORK_EXTRAS = ("test", "check", "dev")
+"""What they ask for, work on dumbo needs, and runs do not."""
 _OPTIONAL = ("polars", "peft", "trl", "datasets", "liger-kernel", "tensorboard", "trackio", "wandb", "mlflow-skinny")
 
 
@@ -132,13 +134,13 @@ def _ranges() -> dict[str, str]:
     except (metadata.PackageNotFoundError, ImportError):
         return {}
     ranges = {"python": ",".join(sorted((found["Requires-Python"] or "").split(","), reverse=True))}
-    parsed = [Requirement(text) for text in found.get_all("Requires-Dist") or []]
     plugins = {_normal(name) for name in _OPTIONAL}
-    for requirement in sorted(parsed, key=lambda requirement: requirement.marker is not None):
-        name = _normal(requirement.name)
-        if requirement.marker is None or name in plugins:
-            ordered = ",".join(sorted(str(requirement.specifier).split(","), reverse=True))
-            ranges.setdefault(name, ordered)
+    for requirement in map(Requirement, found.get_all("Requires-Dist") or []):
+        name, marker = _normal(requirement.name), requirement.marker
+        is_required = marker is None or marker.evaluate({"extra": ""})
+        is_for_work = marker is not None and any(marker.evaluate({"extra": extra}) for extra in _WORK_EXTRAS)
+        if is_required or (name in plugins and not is_for_work):
+            ranges[name] = ",".join(sorted(str(requirement.specifier).split(","), reverse=True))
     return ranges
 
 

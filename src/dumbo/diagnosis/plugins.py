@@ -28,7 +28,7 @@ def lacks(plugin: FoundPlugin) -> tuple[str, ...]:
     """The modules that the plugin needs and that are not here; one that cannot even be looked for is not here."""
     try:
         return missing_packages(plugin.type)
-    except (ImportError, ValueError):
+    except Exception:  # what finds modules may be broken in any way
         return plugin.type.packages
 
 

@@ -10,7 +10,7 @@ from dumbo.blame import describe
 from dumbo.config.schema import RunConfig
 from dumbo.configure import Configured, configure
 from dumbo.diagnosis.devices import memory_bytes, size
-from dumbo.diagnosis.findings import Finding
+from dumbo.diagnosis.findings import MEND_FIRST, Finding
 from dumbo.diagnosis.hub import is_offline
 from dumbo.diagnosis.libraries import Probed
 from dumbo.diagnosis.weights import adapter_count, parameter_count, tensor_shapes
@@ -38,7 +38,7 @@ def run_findings(file: Path, probed: Probed) -> Iterator[Finding]:
         return
     except Exception as error:  # a library that it needs cannot be imported
         message = f"cannot be checked: {redact_text(describe(error))}"
-        yield Finding("configuration", message, "mend what is said above first")
+        yield Finding("configuration", message, MEND_FIRST)
         return
     yield Finding("configuration", f"fine, and so are its {len(checked.plugins.found)} plugins")
     config = checked.config
@@ -103,8 +103,8 @@ def _memory_findings(checked: Configured, probed: Probed) -> Iterator[Finding]:
     parts += [f"optimizer {size(moments)}"] if moments else []
     total = weights + trained + moments
     device, free, there = _device(config, probed)
-    text = f"{size(total)} = {' + '.join(parts)} ({words})\nbeside the activations, which grow with rows and tokens"
-    text += "" if moments else ", and the optimizer's state"
+    text = f"{size(total)} = {' + '.join(parts)} ({words})\nactivations, which grow with rows and tokens, come on top"
+    text += "" if moments else ", and so does the optimizer's state"
     if there and total > there:
         way_out = "a smaller model" if "peft" in config.plugins else "a smaller model, or LoRA ('dumbo docs peft')"
         yield Finding("memory", f"{text}\n{device} has {size(there)}: it cannot fit", f"take {way_out}")

@@ -118,7 +118,10 @@ def _trainer(answers: Answers) -> Iterator[Line]:
     yield f"    learning_rate: {_learning_rate(answers)}", "highest; if the loss jumps, take less"
     yield "    lr_scheduler_type: cosine", "falls slowly at first"
     yield "    warmup_steps: 0.05", "share of the steps in which the rate rises"
-    yield "    num_train_epochs: 3", "passes over the rows"
+    if answers.model is None:
+        yield "    num_train_epochs: 10", "passes over the rows; random weights need many"
+    else:
+        yield "    num_train_epochs: 3", "passes over the rows"
     yield "  data:", ""
     if answers.model is not None:
         longest = min(_SEQUENCE_LENGTH, answers.model.longest or _SEQUENCE_LENGTH)

@@ -14,22 +14,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at everything, print it, and return 2 if something has to be mended."""
     from dumbo.diagnosis.devices import device_findings
-    from dumbo.diagnosis.findings import Section, as_text, troubles
+    from dumbo.diagnosis.findings import MEND_FIRST, Finding, Section, as_text, troubles
     from dumbo.diagnosis.hub import hub_findings
     from dumbo.diagnosis.libraries import library_findings, probe_libraries
-    from dumbo.diagnosis.plugins import plugin_findings
 
     probed = probe_libraries()
     sections = [
         Section("versions", tuple(library_findings(probed))),
         Section("devices", tuple(device_findings(probed))),
         Section("hub", tuple(hub_findings())),
-        Section("plugins", tuple(plugin_findings())),
     ]
-    if options.config is not None:
-        from dumbo.diagnosis.run_needs import run_findings
+    try:
+        from dumbo.diagnosis.plugins import plugin_findings
 
-        sections.append(Section(str(options.config), tuple(run_findings(options.config, probed))))
+        sections.append(Section("plugins", tuple(plugin_findings())))
+        if options.config is not None:
+            from dumbo.diagnosis.run_needs import run_findings
+
+            sections.append(Section(str(options.config), tuple(run_findings(options.config, probed))))
+    except ImportError as error:  # dumbo itself stands on it
+        sections.append(Section("plugins", [Finding("plugins", f"cannot be looked at: {error}", MEND_FIRST)]))
     print("\n".join(as_text(sections)))
     count = troubles(sections)
     if not count:

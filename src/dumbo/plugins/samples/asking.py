@@ -59,20 +59,28 @@ class AskingCallback(TrainerCallback):
         self._asked_at = -1
         self._written: tuple[int, list[str]] = (-1, [])
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Before the first step."""
         self._ask(state.global_step, show=True)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_evaluate(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """With every evaluation; on the screen come those of the start and the end."""
         self._ask(state.global_step, show=False)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Every so many steps, where that was asked for."""
         if self._options.every is not None and state.global_step % self._options.every == 0:
             self._ask(state.global_step, show=True)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """With the weights that the run ends with, which may be those of its best evaluation."""
         self._asked_at = -1
         self._ask(state.global_step, show=True, final=True)
