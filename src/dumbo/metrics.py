@@ -8,6 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_LOWER = ("loss", "perplexity", "error", "error_rate", "wer", "cer")
+_HIGHER = ("_per_second", "exact_match", "accuracy", "accuracies", "reward", "rewards", "bleu", "f1")
+
+
+def logged_path(name: str) -> str:
+    """The path of a metric that Transformers logs as `loss` or `eval_loss`: `train/loss`, `eval/loss`."""
+    return name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"
+
+
+def evaluation_path(name: str) -> str:
+    """The path of a metric of evaluations, which may be written `loss`, `eval_loss` or `eval/loss`."""
+    return name if name.startswith("eval/") else "eval/" + name.removeprefix("eval_")
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Which way is better, where the name of a metric tells."""
+    name = metric.rpartition("/")[2]
+    if name.endswith(_LOWER):
+        return False
+    return True if name.endswith(_HIGHER) or name.startswith("rouge") else None
+
 
 @dataclass(frozen=True)
 class RunInfo:

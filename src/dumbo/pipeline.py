@@ -67,9 +67,9 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     with run.blaming_plugins("training"):
         result = trainer.train()
     folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.interrupted else "model")
-    run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
     with run.blaming_plugins("saving"):
         trainer.save_model(folder)
+    run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
     if result.interrupted:
         raise Interrupted(
             f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"

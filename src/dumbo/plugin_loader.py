@@ -205,6 +205,9 @@ class SchedulerPlugin(BasePlugin):
 class EvaluatorPlugin(BasePlugin):
     """Measures the model whenever the trainer evaluates, on every rank. Any number; needs held-out rows."""
 
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """The names that its evaluator returns; given, a metric that nobody measures is found before the run."""
+
     def build_evaluator(self, config: RunConfig) -> Evaluator:
         """Return a function without arguments from which the trainer gets numbers, logged as `eval/<name>`."""
         raise NotImplementedError

@@ -9,7 +9,9 @@ from typing import Any
 
 from dumbo.config.compose import ROOTS, is_free_section
 from dumbo.config.schema import RunConfig
+from dumbo.config.section import EvaluationMetric
 from dumbo.errors import Problem, key_path
+from dumbo.metrics import evaluation_path
 from dumbo.plugin_checks import claims as claims
 from dumbo.plugin_finder import FoundPlugin, find_installed
 from dumbo.plugin_interfaces import INTERFACES, Claim, Interface
@@ -145,13 +147,38 @@ def check_consumers(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator
 
 
 def check_evaluators(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
-    """A problem for every plugin that measures, where there are no rows to measure on."""
-    if config.holds_rows_out:
+    """A problem for every plugin that measures, where there are no rows to measure on, and for every option that names
+    a metric which none of the plugins measures."""
+    spec = next(spec for spec in INTERFACES if spec.type is EvaluatorPlugin)
+    evaluators = serving(spec, found)
+    if not config.holds_rows_out:
+        hint = "set trainer.data.val_set_size, or held_out: true for a source"
+        for plugin in evaluators:
+            message = f"'{plugin.name}' measures the model on held-out rows, and there are none"
+            yield Problem(message, ("plugins", plugin.position), hints=(hint,))
         return
-    hint = "set trainer.data.val_set_size, or held_out: true for a source"
-    for plugin in serving(next(spec for spec in INTERFACES if spec.type is EvaluatorPlugin), found):
-        message = f"'{plugin.name}' measures the model on held-out rows, and there are none"
-        yield Problem(message, ("plugins", plugin.position), hints=(hint,))
+    declared = [getattr(plugin.type, "metrics", ()) for plugin in evaluators]
+    if not all(declared):
+        return  # a plugin that does not say what it measures may measure anything
+    known = {"eval/loss", *(f"eval/{name}" for names in declared for name in names)}
+    sections = ["trainer.arguments"] if config.trainer.arguments.load_best_model_at_end else []
+    for key in [*sections, *(plugin.type.section for plugin in found if plugin.type.section)]:
+        section = section_at(config, key)
+        for name, field in type(section).model_fields.items():
+            is_metric = any(isinstance(mark, EvaluationMetric) for mark in field.metadata)
+            if is_metric and evaluation_path(getattr(section, name)) not in known:
+                yield _not_measured(f"{key}.{name}", evaluation_path(getattr(section, name)), known)
+
+
+def _not_measured(key: str, metric: str, known: set[str]) -> Problem:
+    if metric.startswith(("eval/train/", "eval/perf/")):
+        message = f"'{metric.removeprefix('eval/')}' is not a metric of evaluations"
+        return Problem(message, key_path(key), hints=("these begin with 'eval/', such as eval/loss",))
+    hints = [f"measured are {', '.join(sorted(known))}"]
+    bare = metric.removeprefix("eval/")
+    owners = [plugin.name for plugin in find_installed()[0] if bare in getattr(plugin.type, "metrics", ())]
+    hints += [f"add '{name}' under plugins:" for name in owners[:1]]
+    return Problem(f"no plugin of this run measures '{metric}'", key_path(key), hints=tuple(hints))
 
 
 def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[FoundPlugin]) -> set[str]:

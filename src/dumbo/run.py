@@ -163,12 +163,14 @@ class OpenRun:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""
         self.metrics.close(outcome)
         self.console.stop_training()
-        if self.launch.is_first:
-            discard_folder(self.folder)
-            if self.has_trained and (self.folder / "metrics.jsonl").exists():
-                self.summary.note("outcome", outcome)
-                self._report()
-        self.launch.disconnect()
+        try:
+            if self.launch.is_first:
+                discard_folder(self.folder)
+                if self.has_trained and (self.folder / "metrics.jsonl").exists():
+                    self.summary.note("outcome", outcome)
+                    self._report()
+        finally:
+            self.launch.disconnect()
 
     def _report(self) -> None:
         try:

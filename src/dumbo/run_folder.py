@@ -63,6 +63,13 @@ def _free_folder(folder: Path) -> Path:
     return free
 
 
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The whole checkpoints of the run in `folder`, oldest first: `checkpoints/step-<digits>`."""
+    found = (folder / "checkpoints").glob("step-*")
+    whole = [path for path in found if path.name.removeprefix("step-").isdecimal()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def resolved_tree(source: Source) -> dict[str, Any]:
     """The configuration as it runs, with everything merged, environment values by their names and secrets left out."""
 
@@ -137,9 +144,9 @@ def discard_folder(folder: Path) -> None:
     if metrics.exists() and metrics.stat().st_size:
         return
     if not any((folder / name).exists() for name in _MARKS if name != metrics.name):
-        metrics.unlink(missing_ok=True)
-        (folder / "run.yaml").unlink(missing_ok=True)
-        (folder / "summary.json").unlink(missing_ok=True)
+        for name in _WRITTEN:
+            if name not in _MARKS or name == metrics.name:
+                (folder / name).unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
             if folder.parent == Path("runs") and not any(folder.parent.iterdir()):

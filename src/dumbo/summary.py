@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dumbo import __version__
+from dumbo.errors import PluginError
 from dumbo.redact import redact
 
 FILE_NAME = "summary.json"
@@ -37,24 +39,55 @@ class Summary:
         }
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a fact; a mapping is merged into the one of that name."""
+        """Keep a fact; a mapping is merged into the one of that name.
+
+        Raises:
+            PluginError: it cannot be written as JSON.
+        """
         self.note_all({name: value})
 
     def note_all(self, facts: Mapping[str, Any]) -> None:
         """Keep several facts."""
         for name, value in facts.items():
+            plain = _plain(name, value)
             before = self._facts.get(name)
-            self._facts[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+            self._facts[name] = {**before, **plain} if isinstance(before, dict) and isinstance(plain, dict) else plain
         self.write()
 
     def write(self) -> None:
-        """Write all facts, under a temporary name until they are whole; secrets are left out."""
+        """Write all facts, under a temporary name until they are whole; secrets are left out.
+
+        A disk that refuses is told of once: no run ends for want of its summary.
+        """
         if not self._enabled or not self._folder.is_dir():
             return
         facts = {**self._facts, "seconds": round(time.monotonic() - self._began, 1)}
         partial = self._folder / f"{FILE_NAME}.partial"
-        partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(self._folder / FILE_NAME)
+        try:
+            partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.replace(self._folder / FILE_NAME)
+        except OSError as error:
+            self._enabled = False
+            print(f"dumbo: {FILE_NAME} cannot be written any more: {error}", file=sys.stderr)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON reads it back; numbers of NumPy and PyTorch become Python's.
+
+    Raises:
+        PluginError: it is none that JSON can write.
+    """
+
+    def number(other: Any) -> Any:
+        if hasattr(other, "item"):
+            return other.item()
+        raise TypeError(f"holds {type(other).__name__}")
+
+    try:
+        return json.loads(json.dumps(value, default=number))
+    except (TypeError, ValueError) as error:
+        message = f"the fact '{name}' {error}; give text, numbers, lists or mappings to services.note"
+        raise PluginError(message) from error
 
 
 def _versions() -> dict[str, str]:

@@ -122,15 +122,14 @@ def test_a_run_that_gets_better_goes_to_its_end(tmp_path, model_folder, rows_fil
     assert "ends the training" not in capsys.readouterr().out
 
 
-def test_an_unknown_metric_ends_the_run_at_the_first_evaluation(tmp_path, model_folder, rows_file, capsys):
+def test_a_metric_that_nobody_measures_is_found_before_the_run(tmp_path, model_folder, rows_file, capsys):
     file = builders.write_config(
         tmp_path, model_folder, rows_file, CHANGES | {"trainer.early_stopping.metric": "eval/exact_match"}
     )
-    assert main([str(file)]) == 2
+    assert main(["check", str(file)]) == 2
     error = capsys.readouterr().err
-    assert (
-        "trainer.early_stopping.metric: no evaluation reports 'eval/exact_match'\n    they report eval/loss\n" in error
-    )
+    assert "trainer.early_stopping.metric: no plugin of this run measures 'eval/exact_match'" in error
+    assert "measured are eval/loss" in error and "add 'exact_match' under plugins:" in error
 
 
 @pytest.mark.parametrize(

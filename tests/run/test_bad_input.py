@@ -10,6 +10,7 @@ import pytest
 from dumbo.cli.composed import composed_model
 from dumbo.cli.main import main
 from dumbo.config.options import all_options
+from dumbo.plugin_finder import find_installed
 from dumbo.plugin_interfaces import INTERFACES
 from dumbo.run_folder import yaml_text
 from tests import builders
@@ -17,6 +18,9 @@ from tests import builders
 OPTIONS = all_options(composed_model())
 FORMATS = {"chat_template": {}, "jinja_messages": {"template": "{{ messages[0].content }}"}}
 SHIPPED = ["transformers", "transformers_trainer", "polars", "jinja_formatter"]
+INSTALLED = [plugin for plugin in find_installed()[0] if plugin.name not in SHIPPED]
+SECTIONS = {plugin.type.section: plugin.name for plugin in INSTALLED if plugin.type.section}
+READERS = {reader: plugin.name for plugin in INSTALLED for reader in getattr(plugin.type, "readers", {})}
 
 
 @pytest.fixture
@@ -61,6 +65,12 @@ def with_parents(option):
     """Changes that make a configuration in which `option` may stand, and its dotted key there."""
     key = option.key.replace("datasets.", "datasets.0.", 1)
     changes = {}
+    owner = SECTIONS.get(".".join(key.split(".")[:2]))
+    reader = option.when.removeprefix("type: ")
+    if key.startswith("datasets.0.") and reader in READERS:
+        owner, changes["datasets.0.type"] = READERS[reader], reader
+    if owner:
+        changes["plugins"] = [*SHIPPED, owner]
     for kind in ("data_format", "train_format"):
         if key.startswith(f"datasets.0.{kind}."):
             name = option.when.removeprefix("type: ") or ("alpaca" if kind == "data_format" else "chat_template")
@@ -274,7 +284,8 @@ def test_a_plugin_that_raises_in_each_hook(write, capsys, interface):
     plugins = [*SHIPPED, "./mine.py:MinePlugin"]
     if interface.hook == "build_trainer":
         plugins.remove("transformers_trainer")
-    write({"plugins": plugins, **ENTRIES.get(interface.hook, {})}, mine=text)
+    held_out = {"trainer.data.val_set_size": 4} if interface.hook == "build_evaluator" else {}
+    write({"plugins": plugins, **ENTRIES.get(interface.hook, {}), **held_out}, mine=text)
     assert main(["train", "run.yaml"]) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -459,13 +470,15 @@ def test_an_output_folder_that_cannot_be_written_or_holds_a_run(write, refuse):
         assert said.startswith(
             f"{line_of('output_dir')}3: trainer.output_dir: the run's folder {folder} cannot be written"
         )
-    for mark in ("metrics.jsonl", "model", "checkpoints", "run.yaml", "report.html"):
-        (Path(mark) / mark).mkdir(parents=True)
-        write({"trainer.output_dir": mark})
+    names = ("metrics.jsonl", "model", "checkpoints", "run.yaml", "summary.json", "samples.jsonl", "report.html")
+    for name in (*names, "loss.png"):
+        folder = Path("runs", name)
+        (folder / name).mkdir(parents=True)
+        write({"trainer.output_dir": str(folder)})
         for verb in ("train", "check"):
             said = refuse(verb=verb)
             assert said.startswith(line_of("output_dir"))
-            assert f"trainer.output_dir: {mark} already holds a run (it has '{mark}')" in said
+            assert f"trainer.output_dir: {folder} already holds a run (it has '{name}')" in said
 
 
 def test_every_mistake_of_a_command_line_is_said_at_once(write, refuse):

@@ -1,4 +1,4 @@
-"""The examples run: some steps of each in `make test`, and to their ends, with what they promise, in `make test-full`."""
+"""The examples run: some steps of each, and in `make test-full` to their ends, with what they promise."""
 
 import json
 import runpy

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from dumbo.config.arguments import TrainerArguments
 from dumbo.errors import ConfigError
+from dumbo.metrics import evaluation_path, higher_is_better, logged_path
 
 _KEY = "trainer.arguments.metric_for_best_model"
 
@@ -17,16 +18,23 @@ _KEY = "trainer.arguments.metric_for_best_model"
 class BestModel(TrainerCallback):
     """Writes `checkpoints/best` whenever an evaluation is better than all before it; the end of the training takes it.
 
-    An evaluation before the first step does not count. The first of equal ones wins.
+    An evaluation before the first step does not count. The first of equal ones wins. A training that the user stopped
+    ends with the weights that it had.
     """
 
     def __init__(
-        self, arguments: TrainerArguments, folder: Path, save: Callable[[Path], None], say: Callable[[str], None]
+        self,
+        arguments: TrainerArguments,
+        folder: Path,
+        save: Callable[[Path], None],
+        say: Callable[[str], None],
+        is_stopped: Callable[[], bool],
     ) -> None:
-        """`save` writes the model into a folder; it is called on every rank."""
-        self._folder, self._save, self._say = folder / "best", save, say
-        self._metric = metric_path(arguments.metric_for_best_model)
-        self._greater = is_greater_better(self._metric, arguments.greater_is_better)
+        """`save` writes the model into a folder; it is called on every rank. `is_stopped`: the user wants the end."""
+        self._folder, self._save, self._say, self._is_stopped = folder / "best", save, say, is_stopped
+        self._metric = evaluation_path(arguments.metric_for_best_model)
+        greater = arguments.greater_is_better
+        self._greater = higher_is_better(self._metric) if greater is None else greater
         self.value: float | None = None
         """The best value so far."""
         self.step = 0
@@ -34,7 +42,7 @@ class BestModel(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Keep the weights if this evaluation is the best one."""
-        metrics: Mapping[str, float] = {metric_path(name): value for name, value in more["metrics"].items()}
+        metrics: Mapping[str, float] = {logged_path(name): value for name, value in more["metrics"].items()}
         if self._metric not in metrics:
             known = ", ".join(sorted(metrics))
             raise ConfigError.at(_KEY, f"no evaluation reports '{self._metric}'", f"they report: {known}")
@@ -47,24 +55,18 @@ class BestModel(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Give the model the weights that were kept, unless it still has them."""
+        if self._is_stopped():
+            if self.value is not None:
+                self._say(
+                    f"best {self._metric} {self.value:.4g} at step {self.step}: its weights are in {self._folder}"
+                )
+            return
         if self.value is None:
             self._say(f"{self._metric} was never a number after a step: the model ends with its last weights")
             return
         if self.step != state.global_step:
             load_weights(more["model"], self._folder)
         self._say(f"best {self._metric} {self.value:.4g} at step {self.step}: the model ends with those weights")
-
-
-def metric_path(name: str) -> str:
-    """`eval_loss` and `loss`, as Transformers calls them, as `eval/loss`."""
-    if "/" in name:
-        return name
-    return "eval/" + name.removeprefix("eval_")
-
-
-def is_greater_better(metric: str, chosen: bool | None) -> bool:
-    """The user's choice; without one, everything but losses and perplexities should grow."""
-    return chosen if chosen is not None else not any(word in metric for word in ("loss", "perplexity"))
 
 
 def load_weights(model: Any, folder: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from dumbo.bridge.config_overrides import override
 from dumbo.bridge.embeddings import fit_embeddings
 from dumbo.bridge.hub_errors import Repository, explain
-from dumbo.errors import Problem, RunError
+from dumbo.errors import DumboError, Problem, RunError
 from dumbo.local_paths import is_hub_name, near_paths
 
 if TYPE_CHECKING:
@@ -26,13 +28,18 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_for_inference(
-    folder: Path, *, device: torch.device | None = None, trust_remote_code: bool = False
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+    config_overrides: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer of `folder`, which holds whole weights or an adapter, ready to generate.
 
     The model is in evaluation mode on `device`, by default the accelerator where there is one, in bfloat16 on a GPU
     that has it and in float32 elsewhere. An adapter's base model is loaded from where its configuration says, given the
-    rows for added tokens, and wrapped. Weights are read from safetensors only.
+    rows for added tokens, and wrapped; `config_overrides` are what its run changed in the base model's configuration
+    (whole weights have theirs beside them). Weights are read from safetensors only.
 
     Raises:
         RunError: something of it is missing, damaged, or cannot be fetched; the message says what and what to do.
@@ -45,7 +52,10 @@ def load_for_inference(
     if not is_adapter and not (folder / "config.json").is_file():
         raise _error(f"'{folder}' holds neither a model (config.json) nor an adapter ({ADAPTER_CONFIG})")
     tokenizer = _load_tokenizer(folder, trust_remote_code)
-    model = _load_adapted(folder, tokenizer, kind) if is_adapter else _load_whole(folder, kind)
+    if is_adapter:
+        model = _load_adapted(folder, tokenizer, kind, config_overrides or {})
+    else:
+        model = _load_whole(folder, kind)
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model, tokenizer
@@ -57,23 +67,25 @@ def _load_tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase:
             str(folder), trust_remote_code=trusted, local_files_only=not trusted
         )
     except Exception as error:
-        raise _error(f"the tokenizer in '{folder}' cannot be loaded: {_first_line(error)}") from error
+        raise _unloadable(f"the tokenizer in '{folder}'", error) from error
     return tokenizer
 
 
 def _load_whole(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
     _check_weights(folder, WEIGHTS)
-    return _from_folder(folder, kind)
+    return _from_folder(folder, kind, {})
 
 
-def _load_adapted(folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any]) -> PreTrainedModel:
+def _load_adapted(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any], overrides: Mapping[str, Any]
+) -> PreTrainedModel:
     """The base model that the adapter in `folder` names, with the adapter on it."""
     _check_weights(folder, (ADAPTER_WEIGHTS,))
     if importlib.util.find_spec("peft") is None:
         hint = "pip install 'dumbo-trainer[peft]'"
         raise _error(f"'{folder}' holds an adapter, and the package 'peft' is not installed", hint)
     base, revision = _base_of(folder)
-    model = _load_base(folder, base, revision, kind)
+    model = _load_base(folder, base, revision, kind, overrides)
     # What training did to the model before it was wrapped; rows that were trained lie in the adapter.
     model = fit_embeddings(model, tokenizer, lambda _: None)
     return _put_on(model, folder)
@@ -93,18 +105,24 @@ def _base_of(folder: Path) -> tuple[str, str | None]:
     return str(base), None if revision is None else str(revision)
 
 
-def _load_base(folder: Path, base: str, revision: str | None, kind: dict[str, Any]) -> PreTrainedModel:
+def _load_base(
+    folder: Path, base: str, revision: str | None, kind: dict[str, Any], overrides: Mapping[str, Any]
+) -> PreTrainedModel:
     if Path(base).is_dir():
         if (Path(base) / ADAPTER_CONFIG).is_file():
             raise _error(f"the base model of '{folder}', '{base}', is an adapter itself", "merge that one first")
         _check_weights(Path(base), WEIGHTS)
-        return _from_folder(Path(base), kind)
+        return _from_folder(Path(base), kind, overrides)
     if not is_hub_name(base):
         hint = f"copy it back, or write where it is into base_model_name_or_path in {folder / ADAPTER_CONFIG}"
         raise _error(f"the base model of '{folder}' is missing: there is no folder '{base}'", hint)
     try:
-        return _from_pretrained(base, {**kind, "revision": revision})
+        return _from_pretrained(base, {**kind, "revision": revision}, overrides)
+    except DumboError:
+        raise
     except Exception as error:
+        if _wants_code(error):
+            raise _unloadable(f"the base model '{base}'", error) from error
         raise explain(error, Repository("model", base, revision)) from error
 
 
@@ -142,14 +160,20 @@ def _not_loaded(adapted: Any, missing: list[str]) -> list[str]:
     return [name for name in missing if ".default" in name and id(state[name]) not in loaded]
 
 
-def _from_folder(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
+def _from_folder(folder: Path, kind: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
+    options = {**kind, "local_files_only": not kind["trust_remote_code"]}
     try:
-        return _from_pretrained(str(folder), {**kind, "local_files_only": not kind["trust_remote_code"]})
+        return _from_pretrained(str(folder), options, overrides)
+    except DumboError:
+        raise
     except Exception as error:
-        raise _error(f"the model in '{folder}' cannot be loaded: {_first_line(error)}") from error
+        raise _unloadable(f"the model in '{folder}'", error) from error
 
 
-def _from_pretrained(name: str, options: dict[str, Any]) -> PreTrainedModel:
+def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
+    if overrides:
+        where = {key: value for key, value in options.items() if key != "dtype"}
+        options = {**options, "config": override(AutoConfig.from_pretrained(name, **where), overrides)}
     loaded: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     model: PreTrainedModel
     model, report = loaded
@@ -182,6 +206,17 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 def _error(message: str, *hints: str) -> RunError:
     return RunError(str(Problem(message, hints=hints)))
+
+
+def _unloadable(what: str, error: BaseException) -> RunError:
+    if _wants_code(error):
+        hint = "read the .py files that come with it; if you trust them, write --trust-remote-code"
+        return _error(f"{what} needs Python code of its own, which would run with all your rights", hint)
+    return _error(f"{what} cannot be loaded: {_first_line(error)}")
+
+
+def _wants_code(error: BaseException) -> bool:
+    return "trust_remote_code" in str(error)
 
 
 def _first_line(error: BaseException) -> str:

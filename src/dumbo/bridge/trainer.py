@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -22,6 +23,8 @@ from dumbo.data.plan import BatchPlan
 from dumbo.errors import Interrupted
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
+from dumbo.metrics import logged_path
+from dumbo.run_folder import checkpoints_of
 
 
 class PlannedLoader(DataLoader[Any]):
@@ -29,7 +32,9 @@ class PlannedLoader(DataLoader[Any]):
 
     def __init__(self, dataset: TokenDataset, plan: BatchPlan, rank: int, **options: Any) -> None:
         """`options` are those of PyTorch's DataLoader."""
-        super().__init__(dataset, batch_sampler=_PlannedBatches(plan, rank), **options)  # type: ignore[arg-type]
+        # With a generator of its own: each pass draws a seed for workers, which would move the training's dropout.
+        own = torch.Generator()
+        super().__init__(dataset, batch_sampler=_PlannedBatches(plan, rank), generator=own, **options)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is over the rows of `epoch`."""
@@ -67,7 +72,9 @@ class DumboTrainer(Trainer):
         self._stop = StopOnInterrupt()
         ours = job.config.trainer.arguments
         checkpoints = job.output_dir / "checkpoints"
-        keeping = [BestModel(ours, checkpoints, self.save, job.console.say)] if ours.load_best_model_at_end else []
+        keeping = []
+        if ours.load_best_model_at_end:
+            keeping = [BestModel(ours, checkpoints, self.save, job.console.say, lambda: self._stop.asked)]
         super().__init__(
             model=job.model,
             args=arguments,
@@ -114,11 +121,11 @@ class DumboTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the model as it is after this step, and remove the oldest checkpoints over the limit."""
-        folder = self._job.output_dir / "checkpoints"
-        self.save(folder / f"step-{self.state.global_step:06}")
+        folder = self._job.output_dir
+        self.save(folder / "checkpoints" / f"step-{self.state.global_step:06}")
         limit = self.args.save_total_limit
         if limit is not None and self.args.should_save:
-            for old in sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[:-limit]:
+            for old in checkpoints_of(folder)[:-limit]:
                 shutil.rmtree(old)
 
     def get_train_dataloader(self) -> PlannedLoader:
@@ -210,6 +217,8 @@ class DumboTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         for evaluate in self._job.evaluators:
             metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
+        # What is decided by them (the best weights, an early end) must be decided alike on all ranks.
+        metrics = cast("dict[str, float]", broadcast_object_list([metrics])[0])
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._logged_at += time.monotonic() - began  # the rate is that of the training alone
@@ -275,4 +284,4 @@ def _renamed(logs: dict[str, float]) -> Iterator[tuple[str, float]]:
         return
     for name, value in logs.items():
         with contextlib.suppress(TypeError, ValueError):
-            yield (name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"), float(value)
+            yield logged_path(name), float(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dumbo.config.section import Section
+from dumbo.config.section import EvaluationMetric, Section
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
@@ -97,10 +97,10 @@ class TrainerArguments(Section):
     """Evaluate once before the first step."""
     load_best_model_at_end: bool = False
     """Keep the weights of the best evaluation in `checkpoints/best`, and end with them."""
-    metric_for_best_model: str = "eval/loss"
+    metric_for_best_model: Annotated[str, EvaluationMetric()] = "eval/loss"
     """Metric of the evaluations that says which is best (`load_best_model_at_end`)."""
     greater_is_better: bool | None = None
-    """Whether a higher value is better; by default it is, but for metrics called loss or perplexity."""
+    """Whether a higher value is better; the usual names (`eval/loss`, `eval/exact_match`, ...) tell by themselves."""
     save_strategy: Literal["no", "steps", "epoch"] = "no"
     """When to write the model as it is then into `checkpoints/step-N`; the model at the end is always written."""
     save_steps: PositiveInt = 500

@@ -18,6 +18,11 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
+class EvaluationMetric:
+    """Marks an option that names a metric of evaluations (`Annotated[str, EvaluationMetric()]`): that one of the run's
+    plugins measures it is made sure of before anything is loaded."""
+
+
 class Section(BaseModel):
     """A section of the configuration, or a plugin's options. Declare fields, each with a docstring beneath it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dumbo.errors import DumboError
@@ -38,7 +39,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def options(self) -> dict[str, Any]:
-        """As keywords of `generate`; all are written, so that none comes from the model's own files."""
+        """As values of Transformers' `GenerationConfig`."""
         penalty = {"repetition_penalty": self.repetition_penalty}
         if self.temperature == 0:
             return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, **penalty}
@@ -71,12 +72,16 @@ class TextGenerator:
     def answers(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> list[list[int]]:
-        """The ids that the model writes after each prompt, up to an end token (left out) or `max_new_tokens`."""
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        """The ids that the model writes after each prompt, up to an end token (left out) or `max_new_tokens`.
+
+        An answer ends where the model's context does; after a prompt that fills it there is none.
+        """
+        rooms = [self._room(prompt, max_new_tokens) for prompt in prompts]
+        order = sorted((index for index, room in enumerate(rooms) if room), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         with _evaluating(self.model):
-            for batch in _batches(order, [len(prompt) + max_new_tokens for prompt in prompts]):
-                written = self._generate([prompts[index] for index in batch], max_new_tokens, sampling)
+            for batch in _batches(order, [len(prompt) for prompt in prompts], rooms):
+                written = self._generate([prompts[index] for index in batch], rooms[batch[0]], sampling)
                 for index, ids in zip(batch, written, strict=True):
                     answers[index] = ids
         return answers
@@ -87,10 +92,10 @@ class TextGenerator:
         Raises:
             DumboError: the model has no room for an answer behind this prompt.
         """
-        limit = self.context_length
-        if limit is not None and len(prompt) >= limit:
+        room = self._room(prompt, max_new_tokens)
+        if not room:
+            limit = self.context_length
             raise DumboError(f"the prompt has {len(prompt)} tokens, and the model takes {limit} with its answer")
-        room = max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
         with _evaluating(self.model):
             return self._generate([prompt], room, sampling, streamer=streamer)[0]
 
@@ -102,9 +107,30 @@ class TextGenerator:
         found = getattr(text, "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
-    def keeps_turns(self) -> bool:
+    def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """The tokens that the answer to `prompt` may take."""
+        limit = self.context_length
+        return max_new_tokens if limit is None else max(0, min(max_new_tokens, limit - len(prompt)))
+
+    def reads_system(self, text: str) -> bool:
+        """Whether `text` reaches the model as a system message; a template may leave those out.
+
+        Raises:
+            DataError: the format cannot write one.
+        """
+
+        def prompt(system: str) -> list[int]:
+            return self.prompt([*_system(system), {"role": "user", "content": "?"}])
+
+        written = prompt(text)
+        try:
+            return any(prompt(other) != written for other in ("A", "7"))
+        except Exception:  # it reads the other text, and does not like it
+            return True
+
+    def keeps_turns(self, system: str | None = None) -> bool:
         """Whether prompts have all messages of a conversation in them; a template may know only the first."""
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        turns = [*_system(system), {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         try:
             first, second = (self.prompt([*turns, {"role": "user", "content": text}]) for text in ("A", "7"))
         except Exception:  # templates run arbitrary expressions, and refuse in any way they like
@@ -114,14 +140,20 @@ class TextGenerator:
     def end_ids(self) -> list[int]:
         """The tokens that end an answer."""
         own = [getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)]
-        nested = [*own, self.tokenizer.eos_token_id, self._writer.end_ids()]
+        nested = [*own, self.tokenizer.eos_token_id, self._format_ends]
         flat = [token for ids in nested for token in (ids if isinstance(ids, list) else [ids])]
         return list(dict.fromkeys(int(token) for token in flat if token is not None))
+
+    @cached_property
+    def _format_ends(self) -> list[int]:
+        """The format's own, for which rows are written."""
+        return self._writer.end_ids()
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, **more: Any
     ) -> list[list[int]]:
         import torch
+        from transformers import GenerationConfig
 
         ends = self.end_ids()
         pad = self.tokenizer.pad_token_id
@@ -130,16 +162,12 @@ class TextGenerator:
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         device = next(self.model.parameters()).device
-        written = self.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=ends or None,
-            use_cache=True,
-            **sampling.options(),
-            **more,
-        )
+        options = sampling.options() | {"pad_token_id": pad, "eos_token_id": ends or None, "use_cache": True}
+        chosen = GenerationConfig(max_new_tokens=max_new_tokens, **options)
+        with _without_own_options(self.model):
+            written = self.model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=chosen, **more
+            )
         stops = set(ends)
         return [_until(row[width:].tolist(), stops) for row in written]
 
@@ -151,16 +179,40 @@ def _until(ids: list[int], stops: set[int]) -> list[int]:
     return ids
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches whose longest row times their number stays under the limit; `order` is by length."""
+def _system(text: str | None) -> list[dict[str, str]]:
+    return [] if text is None else [{"role": "system", "content": text}]
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], rooms: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in batches whose longest row, with its answer, times their number stays under the limit.
+
+    `order` is by length. Answers of a batch have the same room, so that none is cut for the sake of a longer prompt.
+    """
     batch: list[int] = []
     for index in order:
-        if batch and lengths[index] * (len(batch) + 1) > _TOKENS_AT_ONCE:
+        tokens = (lengths[index] + rooms[index]) * (len(batch) + 1)
+        if batch and (tokens > _TOKENS_AT_ONCE or rooms[index] != rooms[batch[0]]):
             yield batch
             batch = []
         batch.append(index)
     if batch:
         yield batch
+
+
+@contextmanager
+def _without_own_options(model: Any) -> Iterator[None]:
+    """The model without what its files want of `generate` (beams, banned tokens), which goes before defaults."""
+    from transformers import GenerationConfig
+
+    # An adapter's wrapper hands its own to the model inside.
+    holders = [(part, part.generation_config) for part in model.modules() if "generation_config" in vars(part)]
+    try:
+        for part, _ in holders:
+            part.generation_config = GenerationConfig()
+        yield
+    finally:
+        for part, own in holders:
+            part.generation_config = own
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import IGNORED, Conversation, Origin, TrainFormat
+from dumbo.blame import describe
+from dumbo.data.records import IGNORED, Conversation, Origin, Text, TrainFormat
+from dumbo.errors import DataError, DumboError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 _ANSWERS = ("A", "z", "7")
 """Stand-ins for an answer that share no first byte: what their rows have in common is the prompt."""
+_QUESTION = ({"role": "user", "content": "?"},)
+_ORIGIN = Origin("the prompt", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +71,67 @@ class PromptWriter:
             DataError: the format cannot write these messages.
         """
         rows = [self._row(messages, answer) for answer in _ANSWERS]
+        if all(row == rows[0] for row in rows):
+            raise _left_out("the answer to these messages")
+        if self._leaves_out_last(messages, rows[0]):
+            raise _left_out("the last of these messages")
         return _shared_start(rows)
 
     def end_ids(self) -> list[int]:
         """The special token with which the format ends an answer, where it has one."""
-        rows = [self._row(({"role": "user", "content": "?"},), answer)[::-1] for answer in _ANSWERS]
+        rows = next(self._made_up_rows(), [])
         tail = _shared_start(rows)[::-1]
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         return tail[:1] if tail and tail[0] in special else []
 
+    def _made_up_rows(self) -> Iterator[list[list[int]]]:
+        """Rows of a question, backwards; the format may want a system message before it."""
+        for before in ((), ({"role": "system", "content": "?"},)):
+            with suppress(DataError):
+                yield [self._row((*before, *_QUESTION), answer)[::-1] for answer in _ANSWERS]
+
+    def _leaves_out_last(self, messages: Sequence[Mapping[str, Any]], row: list[int]) -> bool:
+        """Whether the text of the last message makes no difference to its row."""
+        *before, last = messages
+        try:
+            return all(self._row([*before, {**last, "content": text}], _ANSWERS[0]) == row for text in _ANSWERS)
+        except DataError:  # it reads the text, and does not like it
+            return False
+
     def _row(self, messages: Sequence[Mapping[str, Any]], answer: str) -> list[int]:
-        origin = Origin("the prompt", 1)
-        conversation = Conversation((*messages, {"role": "assistant", "content": answer}), origin)
-        return list(self._encode(conversation).input_ids)
+        conversation = Conversation((*messages, {"role": "assistant", "content": answer}), _ORIGIN)
+        try:
+            return list(self._encode(conversation).input_ids)
+        except DumboError:
+            raise
+        except Exception as error:  # a format of a user's own may fail in any way it likes
+            message = f"the train format cannot write these messages: {describe(error)}"
+            raise _ORIGIN.error(message) from error
 
 
 def writer_for(encode: TrainFormat, tokenizer: PreTrainedTokenizerBase) -> PromptWriter | PlainPromptWriter:
-    """What writes prompts for a model that was trained on `encode`'s rows: of conversations, if it takes any."""
+    """What writes prompts for a model that was trained on `encode`'s rows: of conversations, unless it takes texts.
+
+    A format may refuse a question alone and take one behind a system message: what it refuses is for `write` to say.
+    """
     writer = PromptWriter(encode, tokenizer)
     try:
-        writer.write(({"role": "user", "content": "?"},))
-    except Exception:  # a format of a user's own may fail on a made-up conversation in any way it likes
-        return PlainPromptWriter(tokenizer)
+        writer.write(_QUESTION)
+    except DumboError:
+        return PlainPromptWriter(tokenizer) if _takes_text(encode) else writer
     return writer
+
+
+def _takes_text(encode: TrainFormat) -> bool:
+    try:
+        return bool(encode(Text("?", _ORIGIN)).input_ids)
+    except Exception:  # what takes conversations may fail on a text in any way it likes
+        return False
+
+
+def _left_out(what: str) -> DataError:
+    hint = "it was written for other conversations: with a system message, or without, or of one question"
+    return _ORIGIN.error(f"the run's train format leaves out {what}", hint)
 
 
 def _shared_start(rows: Sequence[Sequence[int]]) -> list[int]:
@@ -110,7 +153,7 @@ class PlainPromptWriter:
         """
         if len(messages) != 1:
             message = "this model was trained on plain text: it takes one text, not a conversation"
-            raise Origin("the prompt", 1).error(message)
+            raise _ORIGIN.error(message)
         ids = list(self._tokenizer(messages[0]["content"])["input_ids"])
         return ids[:-1] if ids and ids[-1] == self._tokenizer.eos_token_id else ids
 

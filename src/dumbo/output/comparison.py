@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dumbo.metrics import higher_is_better
 from dumbo.output.curve_section import comparison_section, grouped
 from dumbo.output.headline import base_model, outcome_words, steps_words
 from dumbo.output.markup import Html, code, joined, section, table, text
-from dumbo.output.numerals import count, duration, higher_is_better, measured
+from dumbo.output.numerals import count, duration, measured
 from dumbo.output.page import page, write_text
 from dumbo.output.png import write_png
 from dumbo.output.run_reading import RunRecord, is_number

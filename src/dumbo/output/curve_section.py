@@ -9,9 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dumbo.metrics import higher_is_better
 from dumbo.output.charts import Chart, Line, draw
 from dumbo.output.markup import Html, joined, section, text
-from dumbo.output.numerals import count, higher_is_better, measured, unit_of, without_unit
+from dumbo.output.numerals import count, measured, unit_of, without_unit
 from dumbo.output.run_reading import RunRecord, Series
 
 _MOST_CHARTS = 80

@@ -93,15 +93,6 @@ def is_share(metric: str) -> bool:
     return metric.rpartition("/")[2] in {"exact_match", "accuracy", "token_accuracy", "mean_token_accuracy"}
 
 
-def higher_is_better(metric: str) -> bool | None:
-    """Which way is better, where the name of a metric tells."""
-    name = metric.rpartition("/")[2]
-    if name.endswith(("loss", "perplexity")):
-        return False
-    better = is_share(metric) or name.endswith(("_per_second", "accuracy", "reward", "bleu", "f1"))
-    return True if better or name.startswith("rouge") else None
-
-
 def measured(metric: str, value: float) -> str:
     """A value of a metric, in its unit."""
     if is_share(metric) and 0 <= value <= 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dumbo.metrics import higher_is_better
 from dumbo.output.curve_section import grouped
 from dumbo.output.headline import outcome_words, steps_words
-from dumbo.output.numerals import count, duration, higher_is_better, measured
+from dumbo.output.numerals import count, duration, measured
 from dumbo.output.run_reading import RunRecord, is_number
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from dumbo.config.schema import RunConfig
-from dumbo.config.section import Section
+from dumbo.config.section import EvaluationMetric, Section
 from dumbo.errors import ConfigError, Problem, key_path
+from dumbo.metrics import evaluation_path, higher_is_better
 from dumbo.plugin_loader import CallbackPlugin
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ SECTION = "trainer.early_stopping"
 class EarlyStoppingOptions(Section):
     """When the training ends before its last step."""
 
-    metric: Annotated[str, Field(min_length=1)] = "eval/loss"
+    metric: Annotated[str, Field(min_length=1), EvaluationMetric()] = "eval/loss"
     """The metric of the evaluations that must go on getting better."""
     patience: Annotated[int, Field(ge=1)] = 3
     """End after so many evaluations in a row without a new best value."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """A value counts as better only if it is so by more than this."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Whether lower (`min`) or higher (`max`) is better. `auto`: lower for names with `loss` or `perplexity`."""
+    """Whether lower (`min`) or higher (`max`) is better; `auto` knows the usual names (`loss`, `exact_match`, ...)."""
 
 
 class EarlyStoppingPlugin(CallbackPlugin):
@@ -45,11 +46,9 @@ class EarlyStoppingPlugin(CallbackPlugin):
             message = "'early_stopping' watches evaluations, and no rows are held out"
             hints = ("set trainer.data.val_set_size, or held_out: true for a dataset",)
             problems.append(Problem(message, key_path(SECTION), hints=hints))
-        root, slash, _ = self.options.metric.partition("/")
-        if slash and root != "eval":
-            message = f"'{self.options.metric}' is not a metric of evaluations"
-            hints = ("these begin with 'eval/', such as eval/loss",)
-            problems.append(Problem(message, key_path(f"{SECTION}.metric"), hints=hints))
+        if self.options.mode == "auto" and higher_is_better(evaluation_path(self.options.metric)) is None:
+            message = f"whether more or less of '{self.options.metric}' is better is not known"
+            problems.append(Problem(message, key_path(f"{SECTION}.metric"), hints=("write mode: max, or mode: min",)))
         if problems:
             raise ConfigError(problems)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dumbo.bridge.best import is_greater_better, metric_path
 from dumbo.errors import ConfigError
+from dumbo.metrics import evaluation_path, higher_is_better, logged_path
 
 if TYPE_CHECKING:
     from dumbo.plugins.early_stopping.plugin import EarlyStoppingOptions
@@ -26,8 +26,8 @@ class StopWhenNoBetter(TrainerCallback):
     ) -> None:
         """`note` keeps a fact for the run's report."""
         self._options, self._say, self._note = options, say, note
-        self._metric = metric_path(options.metric)
-        self._greater = is_greater_better(self._metric, None if options.mode == "auto" else options.mode == "max")
+        self._metric = evaluation_path(options.metric)
+        self._greater = higher_is_better(self._metric) if options.mode == "auto" else options.mode == "max"
         self._best: float | None = None
         self._best_step = 0
         self._without = 0
@@ -44,7 +44,7 @@ class StopWhenNoBetter(TrainerCallback):
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         """Compare the evaluation with the best one, and stop where patience is at its end."""
-        metrics: Mapping[str, float] = {metric_path(name): value for name, value in more["metrics"].items()}
+        metrics: Mapping[str, float] = {logged_path(name): value for name, value in more["metrics"].items()}
         if self._metric not in metrics:
             message = f"no evaluation reports '{self._metric}'"
             raise ConfigError.at("trainer.early_stopping.metric", message, f"they report {', '.join(sorted(metrics))}")

@@ -33,6 +33,7 @@ class ExactMatchPlugin(EvaluatorPlugin):
     """Reports `eval/exact_match`, the share of held-out answers that the model writes exactly."""
 
     name = "exact_match"
+    metrics = ("exact_match",)
     section = "evaluation.exact_match"
     options_type = ExactMatchOptions
 

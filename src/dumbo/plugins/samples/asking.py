@@ -57,7 +57,7 @@ class AskingCallback(TrainerCallback):
         """Answers go to `samples.jsonl` in the run's folder, and on the screen."""
         self._questions, self._options, self._services = questions, options, services
         self._asked_at = -1
-        self._written: tuple[int, list[str]] = (-1, [])
+        self._rows: dict[int, list[dict[str, Any]]] = {}
 
     def on_train_begin(  # type: ignore[override]
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -94,7 +94,7 @@ class AskingCallback(TrainerCallback):
         assert generator is not None
         answers = generator.answers([question.input_ids for question in self._questions], self._options.max_new_tokens)
         texts = [generator.text(answer) for answer in answers]
-        if self._services.rank == 0 and self._written != (step, texts):
+        if self._services.rank == 0:
             self._write(step, texts)
         if show:
             self._services.say("samples after the training:" if final else f"samples at step {step}:")
@@ -102,11 +102,18 @@ class AskingCallback(TrainerCallback):
                 self._services.say(f"  {_line(question, text)}")
 
     def _write(self, step: int, texts: list[str]) -> None:
-        self._written = (step, texts)
-        with (self._services.output_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for question, text in zip(self._questions, texts, strict=True):
-                row = {"step": step, "prompt": question.text, "reference": question.reference, "output": text}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        """Write all samples; those of the final weights replace what the last step's weights wrote."""
+        self._rows[step] = [
+            {"step": step, "prompt": question.text, "reference": question.reference, "output": text}
+            for question, text in zip(self._questions, texts, strict=True)
+        ]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for rows in self._rows.values() for row in rows]
+        file = self._services.output_dir / "samples.jsonl"
+        try:
+            file.with_name("samples.jsonl.partial").write_text("".join(lines), encoding="utf-8")
+            file.with_name("samples.jsonl.partial").replace(file)
+        except OSError as error:  # no training ends for want of its samples
+            self._services.say(f"samples.jsonl cannot be written: {error}")
 
 
 def _line(question: Question, text: str) -> str:

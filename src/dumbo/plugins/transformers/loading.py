@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from dumbo.bridge.config_overrides import override
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
@@ -17,7 +18,6 @@ from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.folders import model_folder_problem, name_problem, place_of
 from dumbo.plugins.transformers.hub import Source, fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
-from dumbo.plugins.transformers.overrides import override
 from dumbo.plugins.transformers.weights import check_files, loading_problem, missing_weights, say_unexpected
 
 DTYPES = MappingProxyType(

@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from dumbo.bridge.config_overrides import configure_new
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
 from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.loading import DTYPES
-from dumbo.plugins.transformers.overrides import configure_new
 
 KEY = ("model", "architecture")
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")

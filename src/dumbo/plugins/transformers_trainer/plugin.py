@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dumbo.config.arguments import TrainerArguments
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, Problem
+from dumbo.metrics import evaluation_path, higher_is_better
 from dumbo.plugin_loader import TrainerPlugin
 
 if TYPE_CHECKING:
@@ -71,5 +72,10 @@ def _without_effect(config: RunConfig) -> Iterator[Problem]:
         held = [index for index, entry in enumerate(config.datasets) if entry.held_out]
         path = ("datasets", held[0], "held_out") if held else ("trainer", "data", "val_set_size")
         yield Problem(message, path, hints=("remove one of the two",))
+    best = evaluation_path(arguments.metric_for_best_model)
+    if arguments.load_best_model_at_end and arguments.greater_is_better is None and higher_is_better(best) is None:
+        message = f"whether more or less of '{best}' is better is not known"
+        path = ("trainer", "arguments", "metric_for_best_model")
+        yield Problem(message, path, hints=("write greater_is_better: true, or greater_is_better: false",))
     if arguments.eval_strategy == "steps" and arguments.eval_steps is None:
         yield Problem("needs eval_steps", ("trainer", "arguments", "eval_strategy"))

@@ -10,6 +10,7 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dumbo.errors import ConfigError
+from dumbo.metrics import logged_path
 from dumbo.plugin_loader import Services
 from dumbo.plugins.watch.judging import Judge
 
@@ -84,7 +85,7 @@ def _paths(logs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         return
     for name, value in logs.items():
         if isinstance(value, int | float):
-            yield (name.replace("_", "/", 1) if name.startswith("eval_") else f"train/{name}"), float(value)
+            yield logged_path(name), float(value)
 
 
 def _vocab_size(model: Any) -> int | None:
