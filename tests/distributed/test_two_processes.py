@@ -147,3 +147,37 @@ def test_ctrl_c_stops_both_after_the_same_step(tmp_path, model_folder, rows):
     assert error.count("stopped after step") == 1
     assert str(checkpoint) in error
     assert weights_of(checkpoint)
+
+
+DISAGREEING = """
+from dumbo.plugin_loader import EvaluatorPlugin
+
+class DisagreeingPlugin(EvaluatorPlugin):
+    metrics = ("luck_accuracy",)
+    def build_evaluator(self, config):
+        values = iter([0.5, 0.1, 0.9, 0.2] if self.services.rank == 0 else [0.1, 0.9, 0.2, 0.5])
+        return lambda: {"luck_accuracy": next(values)}
+"""
+
+
+@pytest.mark.full
+def test_ranks_that_measure_differently_decide_alike(tmp_path, model_folder, rows):
+    """Best weights, an early end, samples, questions and watching, on two ranks that see different numbers."""
+    changes = CHANGES | {
+        "datasets.0.train_format": {"type": "chat_template", "train_on_inputs": False},
+        "trainer.arguments.num_train_epochs": 4.0,
+        "trainer.arguments.eval_strategy": "steps",
+        "trainer.arguments.eval_steps": 1,
+        "trainer.arguments.load_best_model_at_end": True,
+        "trainer.arguments.metric_for_best_model": "eval/luck_accuracy",
+        "trainer.early_stopping": {"metric": "eval/luck_accuracy", "patience": 1},
+        "evaluation.samples": {"max_new_tokens": 4},
+        "plugins": [*SHIPPED, "./lucky.py:DisagreeingPlugin", "early_stopping", "watch", "samples", "exact_match"],
+    }
+    (tmp_path / "lucky.py").write_text(DISAGREEING)
+    result = torchrun(write(tmp_path, model_folder, rows, changes))
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "out"
+    assert losses_of(folder, "eval/luck_accuracy") == [0.5, 0.1], "the first rank's: not better once, and the end"
+    assert result.stdout.count("best eval/luck_accuracy 0.5 at step 1") == 1
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 3 * 3, "before, and at two steps"
