@@ -12,9 +12,6 @@ WORKERS := -n $(JOBS) --dist worksteal
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-# The quickstart's small matrices gain little from more threads, and lose much from many.
-QUICKSTART_THREADS ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help quickstart setup test test-full test-gpu check format bench images clean
 
@@ -23,7 +20,7 @@ help:  ## list the targets
 
 quickstart: $(RUN_STAMP)  ## train a small model from nothing, in about three minutes, and ask it something
 	test ! -e runs/quickstart || mv runs/quickstart runs/quickstart-$$(date +%Y%m%d-%H%M%S)
-	OMP_NUM_THREADS=$(QUICKSTART_THREADS) $(BIN)/dumbo examples/quickstart.yaml
+	$(BIN)/dumbo examples/quickstart.yaml
 	@echo && echo 'dumbo generate runs/quickstart "reverse h e l l o" "add 17 and 25"'
 	@$(BIN)/dumbo generate runs/quickstart "reverse h e l l o" "add 17 and 25"
 	@echo && echo 'Look at runs/quickstart/report.html, talk to it with "$(BIN)/dumbo chat runs/quickstart",'

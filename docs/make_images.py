@@ -57,7 +57,7 @@ def main() -> int:
 def train_in_terminal(run: Path) -> dict[str, str]:
     """Train the quickstart in a terminal of its own; return what stood there halfway and at the end."""
     dumbo = Path(sys.executable).with_name("dumbo")
-    command = f"clear; OMP_NUM_THREADS=2 {dumbo} examples/quickstart.yaml trainer.output_dir={run}; sleep 600"
+    command = f"clear; OMP_NUM_THREADS=1 {dumbo} examples/quickstart.yaml trainer.output_dir={run}; sleep 600"
     subprocess.run(
         ["tmux", "new-session", "-d", "-s", SESSION, "-x", str(COLUMNS), "-y", str(ROWS), "-c", str(ROOT), command],
         check=True,

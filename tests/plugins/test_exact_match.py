@@ -94,7 +94,8 @@ def test_the_options_choose_what_is_asked(learned, tmp_path, capsys):
         more = changes | ({"evaluation.exact_match": options} if options else {})
         run = write_and_run(tmp_path / name, learned / "model", builders.write_rows(tmp_path / "t.jsonl", rows), more)
         found[name] = losses_of(run, "eval/exact_match")[-1]
-    assert found == {"plain": 0.5, "case": 1.0, "one": 0.0, "short": 0.0}
+    assert found.pop("one") in (0.0, 1.0), "whichever question it is"
+    assert found == {"plain": 0.5, "case": 1.0, "short": 0.0}
 
 
 def test_rows_that_are_trained_as_a_whole_have_no_questions(tmp_path, model_folder, rows_file, capsys):

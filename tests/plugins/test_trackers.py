@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import struct
 import sys
 import threading
@@ -475,6 +476,21 @@ class SaboteurPlugin(CallbackPlugin):
 """
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "trackio"])
+def test_a_store_that_is_removed_in_the_middle_is_an_error(name, tmp_path, trackio_folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    collector = opened(name, tmp_path, **({"flush_secs": 0} if name == "tensorboard" else {}))
+    collector.log_metrics({"train/loss": 1.0}, 1)
+    if name == "trackio":
+        for file in trackio_folder.glob(f"{tmp_path.name}.*"):
+            file.unlink()
+    else:
+        shutil.rmtree(tmp_path / ("mlruns" if name == "mlflow" else "out/tensorboard"))
+    with pytest.raises(TrackerError):
+        collector.log_metrics({"train/loss": 1.0}, 2)
+
+
+@pytest.mark.full
 def test_trackers_that_die_in_the_middle_are_told_of_once_and_the_run_goes_on(tmp_path, model_folder, rows_file):
     """In a process of its own, for what libraries do when Python ends."""
     (tmp_path / "saboteur.py").write_text(SABOTEUR)

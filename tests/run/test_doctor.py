@@ -46,29 +46,34 @@ def rows_of(text: str, title: str) -> dict[str, str]:
     return {line[: line.index("  ")]: line[line.index("  ") :].strip() for line in lines if "  " in line}
 
 
-def test_everything_is_in_order_here(monkeypatch, tmp_path):
-    done = builders.dumbo("doctor", HF_HOME=str(tmp_path), OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    versions = rows_of(done.stdout, "versions")
+def test_everything_is_in_order_here(probed_once, monkeypatch, tmp_path, capfd):
+    for name, value in {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor"]) == 0
+    said, errors = capfd.readouterr()
+    assert errors == ""
+    versions = rows_of(said, "versions")
     assert versions["transformers"].startswith("5.") and "(needs >=5.17,<6)" in versions["transformers"]
     assert versions["python"].startswith(".".join(map(str, sys.version_info[:3])))
-    there = rows_of(done.stdout, "devices")
+    there = rows_of(said, "devices")
     assert f"{devices.usable_cores()} cores" in there["cpu"] and "GiB free" in there["cpu"]
     assert "OMP_NUM_THREADS=1, torch uses 1" in there["threads"]
-    hub = rows_of(done.stdout, "hub")
+    hub = rows_of(said, "hub")
     assert hub["home"] == f"{tmp_path} (HF_HOME)"
     assert hub["offline mode"].startswith("yes")
-    ready = done.stdout.partition("\nplugins\n")[2]
+    ready = said.partition("\nplugins\n")[2]
     assert "jinja_formatter" in ready and "transformers_trainer" in ready
-    assert done.stdout.endswith("\nnothing has to be mended\n")
-    assert "\x1b" not in done.stdout
+    assert said.endswith("\nnothing has to be mended\n")
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize(
     ("blocked", "error", "said"),
     [
         ({"torch"}, "ImportError('libcudart.so.13: cannot open shared object file')", "libcudart.so.13"),
-        ({"torch", "transformers"}, "OSError('undefined symbol')", "OSError: undefined symbol"),
+        pytest.param(
+            {"torch", "transformers"}, "OSError('undefined symbol')", "OSError: undefined symbol", marks=pytest.mark.full
+        ),
         ({"torch", "transformers", "packaging", "huggingface_hub"}, "ModuleNotFoundError('gone')", "gone"),
         ({"torch", "pydantic"}, "ImportError('no core')", "no core"),
     ],
@@ -200,6 +205,8 @@ def test_the_headers_of_weights_are_the_model(model_folder):
     assert parameter_count(tensor_shapes(model_folder)) == sum(p.numel() for p in model.parameters())
 
 
+# PEFT, used by itself as the reference, asks Transformers for what it renames.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], r".*self_attn\.o_proj"])
 def test_the_adapter_is_as_large_as_peft_makes_it(model_folder, targets):
     from peft import LoraConfig, get_peft_model

@@ -11,8 +11,9 @@ from tests import builders
 from tests.run.whole_runs import losses_of, metrics_of
 
 EXAMPLES = builders.ROOT / "examples"
-ALONE = ("quickstart", "first_run", "smollm2_alpaca")
-"""Those that need no other example's result."""
+PRETRAINED = ("first_run", "smollm2_alpaca")
+"""Those that start from a model of the hub."""
+SHORT = ("trainer.arguments.max_steps=2", "trainer.arguments.batch_size=16")
 
 
 @pytest.fixture
@@ -44,22 +45,21 @@ def samples_of(folder):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_an_example_takes_its_first_steps(run_example, name):
-    folder = run_example(
-        name,
-        "trainer.arguments.max_steps=2",
-        "trainer.arguments.batch_size=16",
-        *(["trainer.arguments.physical_batch_size=8"] if name != "first_run" else []),
-    )
+    physical = ["trainer.arguments.physical_batch_size=8"] if name != "first_run" else []
+    folder = run_example(name, *SHORT, *physical)
     assert len(losses_of(folder)) == 2
     assert (folder / "model" / "model.safetensors").is_file() and (folder / "report.html").is_file()
 
 
-def test_lora_goes_on_from_the_quickstart(run_example):
-    short = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
-    first = run_example("quickstart", *short, output="first")
-    folder = run_example("lora", f"model.base_model={first / 'model'}", *short)
+def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
+    few = "evaluation.exact_match.max_rows=8"
+    first = run_example("quickstart", *SHORT, "trainer.arguments.physical_batch_size=8", few, output="first")
+    assert len(losses_of(first)) == 2
+    assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
+    one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
+    folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
 
@@ -85,7 +85,7 @@ def test_no_held_out_question_is_trained_on(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["first_run", "smollm2_alpaca"])
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_an_example_runs_to_its_end(run_example, name):
     folder = run_example(name)
     losses = losses_of(folder)

@@ -1,14 +1,18 @@
 """`generate` and `chat`: a prompt in, text out, by the run's own template."""
 
 import io
+import json
+import shutil
 import sys
 
 import pytest
+import torch
+import yaml
 
 from dumbo.cli.main import main
 from dumbo.inference.opening import open_model
 from tests import builders
-from tests.run.whole_runs import run_here, write_and_run
+from tests.run.whole_runs import SHIPPED, run_here, write_and_run
 
 ANSWERS = {
     "datasets.0.train_format": {"type": "chat_template", "train_on_inputs": False},
@@ -54,7 +58,7 @@ def test_raw_text_is_given_as_it_is(learned, capsys):
 def test_the_best_of_what_a_run_left_is_opened(learned, tmp_path):
     assert open_model(learned / "model").format == "chat_template", "the run around a model is found"
     stopped = tmp_path / "stopped"
-    for name in ("step-000002", "step-000010"):
+    for name in ("step-000002", "step-000010", "step-000010.partial"):
         (stopped / "checkpoints" / name).mkdir(parents=True)
         (stopped / "checkpoints" / name / "config.json").write_text("{}")
     from dumbo.inference.opening import find_model
@@ -147,8 +151,8 @@ def test_a_chat_remembers_its_turns(learned, monkeypatch, capsys):
     prompt = TextGenerator.prompt
     monkeypatch.setattr(TextGenerator, "prompt", lambda self, m: asked.append(list(m)) or prompt(self, m))
     assert talk(learned, ["Say a.", "Say b.", "/new", "Say c."], monkeypatch, "--system", "Be kind.") == 0
-    turns = [[message["content"] for message in messages] for messages in asked if messages[0]["role"] == "system"]
-    assert turns == [
+    turns = [[message["content"] for message in messages] for messages in asked]
+    assert [turn for turn in turns if turn[0] == "Be kind." and turn[-1].startswith("Say")] == [
         ["Be kind.", "Say a."],
         ["Be kind.", "Say a.", "YES", "Say b."],
         ["Be kind.", "Say c."],
@@ -165,3 +169,129 @@ def test_a_format_of_single_questions_says_so(tmp_path, model_folder, rows_file,
     capsys.readouterr()
     assert talk(folder, ["Hi", "Ho"], monkeypatch, "--max-new-tokens", "3") == 0
     assert "every message stands for itself" in capsys.readouterr().out
+
+
+def made_run(folder, model_folder, changes):
+    """The folder of a run that ended with the weights it began with."""
+    shutil.copytree(model_folder, folder / "model")
+    tree = builders.run_config(model_folder, folder / "rows.jsonl", changes)
+    (folder / "run.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (folder / "summary.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_a_format_that_wants_a_system_message_says_so_and_takes_one(tmp_path, model_folder, capsys):
+    template = "{{ messages[0].content }}: {{ messages[1].content }} = {{ messages[2].content }}"
+    written = {"datasets.0.train_format": {"type": "jinja_messages", "template": template}}
+    folder = made_run(tmp_path / "run", model_folder, written)
+    assert main(["generate", str(folder), "hello"]) == 2
+    assert "the template refuses the conversation" in capsys.readouterr().err
+    assert main(["generate", str(folder), "hello", "--system", "Be kind.", "--max-new-tokens", "2"]) == 0
+    assert "prompts by jinja_messages" in capsys.readouterr().err
+
+
+PLAIN = """
+from dumbo.config.schema import FormatOptions
+from dumbo.data.records import Example
+from dumbo.plugin_loader import TrainFormatPlugin
+
+class PlainPlugin(TrainFormatPlugin):
+    train_formats = {"plain": FormatOptions}
+
+    def build_train_format(self, options, tokenizer):
+        def encode(record):
+            ids = tokenizer(record.text)["input_ids"]
+            return Example(ids, list(ids), record.origin)
+        return encode
+"""
+
+
+def test_a_format_of_texts_writes_none_and_is_not_said_to(tmp_path, model_folder):
+    changes = {"datasets.0.train_format": "plain", "plugins": ["./plain.py:PlainPlugin"]}
+    folder = made_run(tmp_path / "run", model_folder, changes)
+    (folder / "plain.py").write_text(PLAIN, encoding="utf-8")
+    assert open_model(folder).format == "the text as it is"
+
+
+def test_a_system_message_that_the_format_leaves_out_is_refused(tmp_path, model_folder, monkeypatch, capsys):
+    template = "{% for m in messages if m.role != 'system' %}{{ m.content }} {% endfor %}"
+    written = {"datasets.0.train_format": {"type": "jinja_messages", "template": template}}
+    folder = made_run(tmp_path / "run", model_folder, written)
+    assert main(["generate", str(folder), "hello", "--system", "Be kind."]) == 2
+    expected = "a system message has no effect: jinja_messages leaves it out of the prompt"
+    assert expected in capsys.readouterr().err
+    assert talk(folder, ["/system Be kind.", "Hi"], monkeypatch, "--max-new-tokens", "2") == 0
+    said = capsys.readouterr().out
+    assert expected in said and "with this system message" not in said
+
+
+def test_a_template_that_refuses_a_system_message_is_heard(tmp_path, capsys):
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    tokenizer = builders.build_tokenizer(chat_template=refusing + builders.CHATML)
+    folder = builders.save_tiny_model(tmp_path / "model", tokenizer)
+    assert main(["generate", str(folder), "hello", "--system", "Be kind."]) == 2
+    assert "the chat template refuses these messages: no system here" in capsys.readouterr().err
+
+
+def test_a_configuration_nearby_is_not_the_run_of_a_model(tmp_path, model_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = yaml.safe_dump(builders.run_config(model_folder, tmp_path / "rows.jsonl", {"plugins": ["./evil.py:Evil"]}))
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    for name in ("models/tiny", "tiny", "model"):
+        folder = shutil.copytree(model_folder, tmp_path / name)
+        assert open_model(folder).format == "the tokenizer's chat template", name
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    for name in ("models/tiny", "tiny"):
+        assert open_model(tmp_path / name).format == "the tokenizer's chat template", f"a run, but not that of {name}"
+
+
+def test_the_run_around_a_model_is_found_from_anywhere(tmp_path, model_folder, monkeypatch):
+    folder = made_run(tmp_path / "run", model_folder, {})
+    step = shutil.copytree(model_folder, folder / "checkpoints" / "step-000002")
+    assert open_model(step).format == "jinja_messages"
+    monkeypatch.chdir(folder / "model")
+    (folder / "model" / "sub").mkdir()
+    for path in (".", "sub/.."):
+        assert main(["generate", path, "Hi", "--max-new-tokens", "1"]) == 0
+    shutil.move(folder / "model", tmp_path / "elsewhere")
+    (folder / "model").symlink_to(tmp_path / "elsewhere")
+    assert open_model(folder).format == "jinja_messages"
+
+
+def test_an_adapter_is_put_on_the_model_that_was_trained(tmp_path, model_folder, rows_file):
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    changes = {
+        "plugins": [*SHIPPED, "peft"],
+        "model.peft": {"rank": 4},
+        "model.config_overrides": {"rms_norm_eps": 0.5, "rope_theta": 10.0},
+    }
+    folder = write_and_run(tmp_path, model_folder, rows_file, changes)
+    config = AutoConfig.from_pretrained(model_folder)
+    config.rms_norm_eps, config.rope_parameters = 0.5, {**config.rope_parameters, "rope_theta": 10.0}
+    trained = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model_folder, config=config), folder / "model"
+    )
+    ids = torch.arange(40)[None]
+    for raw in (False, True):
+        opened = open_model(folder, raw=raw).generator.model.to("cpu", torch.float32)
+        assert torch.equal(opened(ids).logits, trained(ids).logits)
+
+
+def test_code_that_comes_with_a_model_runs_by_the_flag_alone(tmp_path, model_folder, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = made_run(tmp_path / "run", model_folder, {"model.trust_remote_code": True})
+    file = folder / "model" / "config.json"
+    auto_map = {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "mine", "auto_map": auto_map}))
+    (folder / "model" / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Mine(LlamaConfig):\n    model_type = 'mine'\n"
+        "class MineLM(LlamaForCausalLM):\n    config_class = Mine\n"
+    )
+    assert main(["generate", str(folder), "Hi", "--max-new-tokens", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "needs Python code of its own" in said and "write --trust-remote-code" in said
+    assert main(["generate", str(folder), "Hi", "--max-new-tokens", "2", "--trust-remote-code"]) == 0

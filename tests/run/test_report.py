@@ -60,6 +60,17 @@ def test_a_report_goes_where_it_is_asked_for(tmp_path, capsys):
     assert not (run / "report.html").exists()
 
 
+def test_a_picture_that_nobody_named_is_not_replaced(tmp_path, capsys):
+    runs = [write_fake_run(tmp_path / name, rows=metrics_rows(20)) for name in ("a", "b")]
+    for words, name in (([runs[0], "--output", tmp_path / "cat.html"], "cat"), (runs, "comparison")):
+        (tmp_path / f"{name}.png").write_text("a cat")
+        assert f"and there is such a file, without a page\n" in complaint(capsys, *words)
+        assert (tmp_path / f"{name}.png").read_text() == "a cat"
+        (tmp_path / f"{name}.png").unlink()
+        for _ in range(2):
+            assert main(["report", *map(str, words)]) == 0, "a report may be written again"
+
+
 def test_a_run_that_was_killed_has_a_report(tmp_path, capsys):
     run = write_fake_run(tmp_path / "run", rows=metrics_rows(20), outcome="running", steps=None)
     text = (run / "metrics.jsonl").read_text()

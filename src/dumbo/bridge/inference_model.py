@@ -52,10 +52,7 @@ def load_for_inference(
     if not is_adapter and not (folder / "config.json").is_file():
         raise _error(f"'{folder}' holds neither a model (config.json) nor an adapter ({ADAPTER_CONFIG})")
     tokenizer = _load_tokenizer(folder, trust_remote_code)
-    if is_adapter:
-        model = _load_adapted(folder, tokenizer, kind, config_overrides or {})
-    else:
-        model = _load_whole(folder, kind)
+    model = _load_adapted(folder, tokenizer, kind, config_overrides or {}) if is_adapter else _load_whole(folder, kind)
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model, tokenizer

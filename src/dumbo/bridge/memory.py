@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from dumbo.memory import memory_bytes
+
 _BYTES_PER_VALUE = 34
 """Bytes that a layer of a transformer keeps per token and hidden unit in 16 bit, without the attention weights, which
 fused kernels do not keep: Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1. In 32 bit it is twice as much."""
@@ -38,11 +40,11 @@ def state_bytes(model: Any) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that nobody uses yet."""
+    """Memory of `device` that nobody uses yet; main memory is shared by the processes of this machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cpu":
+        return memory_bytes()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return 0
 
 

@@ -27,6 +27,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser, temperature: float
     parser.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="draw from the likeliest share P only")
     parser.add_argument("--top-k", type=_whole, default=0, metavar="K", help="draw from the K likeliest tokens only")
     parser.add_argument("--seed", type=_whole, default=None, help="seed of what is drawn")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument("--raw", action="store_true", help="give the model the text as it is, without its format")
 
 
@@ -49,14 +50,20 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 def open_for(options: argparse.Namespace) -> Opened:
-    """Load the model, and say on the error stream what was loaded: standard output is for answers."""
+    """Load the model, and say on the error stream what was loaded: standard output is for answers.
+
+    Raises:
+        DumboError: there is none, or it takes no system message and there is one.
+    """
     from dumbo.inference.opening import open_model
 
     if options.system and options.raw:
         from dumbo.errors import DumboError
 
         raise DumboError("--system has no effect: with --raw there are no messages")
-    opened = open_model(options.run, raw=options.raw)
+    opened = open_model(options.run, raw=options.raw, trust_remote_code=options.trust_remote_code)
+    if options.system:
+        check_system(opened, options.system)
     if options.seed is not None:
         import torch
 
@@ -64,6 +71,18 @@ def open_for(options: argparse.Namespace) -> Opened:
     device = next(opened.generator.model.parameters()).device
     print(f"{opened.folder} on {device}, prompts by {opened.format}", file=sys.stderr, flush=True)
     return opened
+
+
+def check_system(opened: Opened, text: str) -> None:
+    """Make sure that a system message reaches the model.
+
+    Raises:
+        DumboError: its format refuses one, or leaves it out.
+    """
+    from dumbo.errors import DumboError
+
+    if not opened.generator.reads_system(text):
+        raise DumboError(f"a system message has no effect: {opened.format} leaves it out of the prompt")
 
 
 def stream_answer(

@@ -153,7 +153,8 @@ class TextGenerator:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, **more: Any
     ) -> list[list[int]]:
         import torch
-        from transformers import GenerationConfig
+
+        from dumbo.bridge.generation import generate
 
         ends = self.end_ids()
         pad = self.tokenizer.pad_token_id
@@ -162,12 +163,10 @@ class TextGenerator:
         ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         device = next(self.model.parameters()).device
-        options = sampling.options() | {"pad_token_id": pad, "eos_token_id": ends or None, "use_cache": True}
-        chosen = GenerationConfig(max_new_tokens=max_new_tokens, **options)
-        with _without_own_options(self.model):
-            written = self.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=chosen, **more
-            )
+        ending = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "eos_token_id": ends or None}
+        options = sampling.options() | ending | {"use_cache": True}
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        written = generate(self.model, options, **inputs, **more)
         stops = set(ends)
         return [_until(row[width:].tolist(), stops) for row in written]
 
@@ -197,22 +196,6 @@ def _batches(order: Sequence[int], lengths: Sequence[int], rooms: Sequence[int])
         batch.append(index)
     if batch:
         yield batch
-
-
-@contextmanager
-def _without_own_options(model: Any) -> Iterator[None]:
-    """The model without what its files want of `generate` (beams, banned tokens), which goes before defaults."""
-    from transformers import GenerationConfig
-
-    # An adapter's wrapper hands its own to the model inside.
-    holders = [(part, part.generation_config) for part in model.modules() if "generation_config" in vars(part)]
-    try:
-        for part, _ in holders:
-            part.generation_config = GenerationConfig()
-        yield
-    finally:
-        for part, own in holders:
-            part.generation_config = own
 
 
 @contextmanager

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe
+from dumbo.data.records import Origin
 from dumbo.errors import DumboError, Problem, RunError
 from dumbo.inference.generate import TextGenerator, Writer
-from dumbo.inference.prompting import PlainPromptWriter, writer_for
+from dumbo.inference.prompting import PlainPromptWriter, PromptWriter, writer_for
 from dumbo.local_paths import near_paths
+from dumbo.run_folder import checkpoints_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from dumbo.data.records import TrainFormat
 
 _MODEL_FILES = ("config.json", "adapter_config.json")
+_BEGUN = ("summary.json", "metrics.jsonl")
+"""What a run has beside its `run.yaml`, and a configuration that somebody wrote has not."""
+_AS_IT_IS = "the text as it is"
 
 
 @dataclass(frozen=True)
@@ -31,32 +37,33 @@ class Opened:
     """What writes its prompts, in a word or two."""
 
 
-def open_model(path: Path, raw: bool = False) -> Opened:
+def open_model(path: Path, raw: bool = False, trust_remote_code: bool = False) -> Opened:
     """Load the model of a run's folder, of a checkpoint, or of any folder with a model.
 
     Prompts are written by the run's own train format, without a run by the tokenizer's chat template, and without one,
-    or with `raw`, as they are.
+    or with `raw`, as they are. Whether a model's own code may run is for `trust_remote_code` to say, not for the run.
 
     Raises:
         RunError: there is no model, or its train format cannot be had.
     """
     folder = find_model(path)
     run_file = _run_file_of(folder)
-    train_format = None if raw or run_file is None else _train_format(run_file)
+    tree = _tree_of(run_file) if run_file is not None else {}
+    train_format = None if raw or run_file is None else _train_format(run_file, tree)
     from dumbo.bridge.inference_model import load_for_inference
     from dumbo.bridge.quiet import quieten_libraries
 
     quieten_libraries()
-    model, tokenizer = load_for_inference(folder)
-    writer: Writer
-    if raw:
-        writer, name = PlainPromptWriter(tokenizer), "the text as it is"
-    elif train_format is not None:
-        writer, name = writer_for(train_format.build(tokenizer), tokenizer), train_format.name
-    elif tokenizer.chat_template:
+    model, tokenizer = load_for_inference(
+        folder, trust_remote_code=trust_remote_code, config_overrides=_config_overrides(tree)
+    )
+    writer: Writer = PlainPromptWriter(tokenizer)
+    name = _AS_IT_IS
+    if train_format is not None:
+        writer = writer_for(train_format.build(tokenizer), tokenizer)
+        name = train_format.name if isinstance(writer, PromptWriter) else _AS_IT_IS
+    elif tokenizer.chat_template and not raw:
         writer, name = ChatTemplateWriter(tokenizer), "the tokenizer's chat template"
-    else:
-        writer, name = PlainPromptWriter(tokenizer), "the text as it is"
     return Opened(TextGenerator(model, tokenizer, writer), folder, name)
 
 
@@ -71,8 +78,7 @@ def find_model(path: Path) -> Path:
         raise RunError(str(Problem(f"there is no folder '{path}'", hints=tuple(hints))))
     if _holds_model(path):
         return path
-    checkpoints = sorted((path / "checkpoints").glob("step-*"), reverse=True)
-    for folder in (path / "model", path / "checkpoints" / "best", *checkpoints):
+    for folder in (path / "model", path / "checkpoints" / "best", *reversed(checkpoints_of(path))):
         if _holds_model(folder):
             return folder
     if (path / "run.yaml").is_file():
@@ -89,8 +95,29 @@ def _holds_model(folder: Path) -> bool:
 
 def _run_file_of(folder: Path) -> Path | None:
     """The configuration of the run that `folder` belongs to; None for a model without one."""
-    files = [parent / "run.yaml" for parent in (folder, folder.parent, folder.parent.parent)]
-    return next((file for file in files if file.is_file()), None)
+    for place in (folder.absolute(), folder.resolve()):  # a model may be a link, and a path may end in dots
+        runs = [place]
+        if place.name == "model":
+            runs.append(place.parent)
+        if place.parent.name == "checkpoints":
+            runs.append(place.parent.parent)
+        for run in runs:
+            if (run / "run.yaml").is_file() and any((run / name).is_file() for name in _BEGUN):
+                return run / "run.yaml"
+    return None
+
+
+def _tree_of(run_file: Path) -> dict[str, Any]:
+    from dumbo.config.source import load_source
+
+    return load_source(run_file).tree
+
+
+def _config_overrides(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run changed in its model's configuration, which an adapter's folder does not tell."""
+    section = tree.get("model")
+    written = section.get("config_overrides") if isinstance(section, dict) else None
+    return written if isinstance(written, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -111,16 +138,14 @@ class _FoundFormat:
         return encode
 
 
-def _train_format(run_file: Path) -> _FoundFormat:
+def _train_format(run_file: Path, tree: Mapping[str, Any]) -> _FoundFormat:
     """The first source's train format.
 
     Raises:
         RunError: no plugin of the run brings it, or it does not take the run's options.
     """
-    from dumbo.config.source import load_source
     from dumbo.plugin_finder import find_plugin
 
-    tree = load_source(run_file).tree
     entries = tree.get("datasets") or [{}]
     written = entries[0].get("train_format")
     options = written if isinstance(written, dict) else {"type": written}
@@ -151,10 +176,17 @@ class ChatTemplateWriter:
         self._tokenizer = tokenizer
 
     def write(self, messages: Any) -> list[int]:
-        """The ids of the messages and of the header of an answer."""
-        made: Any = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
-        )
+        """The ids of the messages and of the header of an answer.
+
+        Raises:
+            DataError: the template refuses these messages.
+        """
+        try:
+            made: Any = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except Exception as error:  # templates run arbitrary expressions, and refuse in any way they like
+            raise Origin("the prompt", 1).error(f"the chat template refuses these messages: {error}") from error
         return list(made["input_ids"])
 
     def end_ids(self) -> list[int]:

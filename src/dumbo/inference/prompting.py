@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _ANSWERS = ("A", "z", "7")
 """Stand-ins for an answer that share no first byte: what their rows have in common is the prompt."""
-_QUESTION = ({"role": "user", "content": "?"},)
 _ORIGIN = Origin("the prompt", 1)
 
 
@@ -86,16 +85,17 @@ class PromptWriter:
 
     def _made_up_rows(self) -> Iterator[list[list[int]]]:
         """Rows of a question, backwards; the format may want a system message before it."""
-        for before in ((), ({"role": "system", "content": "?"},)):
-            with suppress(DataError):
-                yield [self._row((*before, *_QUESTION), answer)[::-1] for answer in _ANSWERS]
+        for roles in (["user"], ["system", "user"]):
+            messages = [{"role": role, "content": "?"} for role in roles]
+            with suppress(DumboError):
+                yield [self._row(messages, answer)[::-1] for answer in _ANSWERS]
 
     def _leaves_out_last(self, messages: Sequence[Mapping[str, Any]], row: list[int]) -> bool:
         """Whether the text of the last message makes no difference to its row."""
         *before, last = messages
         try:
             return all(self._row([*before, {**last, "content": text}], _ANSWERS[0]) == row for text in _ANSWERS)
-        except DataError:  # it reads the text, and does not like it
+        except DumboError:  # it reads the text, and does not like it
             return False
 
     def _row(self, messages: Sequence[Mapping[str, Any]], answer: str) -> list[int]:
@@ -116,7 +116,7 @@ def writer_for(encode: TrainFormat, tokenizer: PreTrainedTokenizerBase) -> Promp
     """
     writer = PromptWriter(encode, tokenizer)
     try:
-        writer.write(_QUESTION)
+        writer.write([{"role": "user", "content": "?"}])
     except DumboError:
         return PlainPromptWriter(tokenizer) if _takes_text(encode) else writer
     return writer

@@ -8,7 +8,7 @@ from pathlib import Path
 from dumbo.metrics import higher_is_better
 from dumbo.output.curve_section import comparison_section, grouped
 from dumbo.output.headline import base_model, outcome_words, steps_words
-from dumbo.output.markup import Html, code, joined, section, table, text
+from dumbo.output.markup import Html, built, code, joined, section, table, text
 from dumbo.output.numerals import count, duration, measured
 from dumbo.output.page import page, write_text
 from dumbo.output.png import write_png
@@ -40,14 +40,7 @@ def labels_of(runs: Sequence[RunRecord]) -> list[str]:
 def comparison_html(runs: Sequence[RunRecord], labels: Sequence[str]) -> str:
     """The page."""
     title = f"{len(runs)} runs compared"
-    body = joined(
-        [
-            comparison_section(runs, labels),
-            _results(runs, labels),
-            _settings(runs, labels),
-            _folders(runs, labels),
-        ]
-    )
+    body = joined(built(part, runs, labels) for part in (comparison_section, _results, _settings, _folders))
     links = [("curves", "Curves"), ("results", "Results"), ("settings", "Settings"), ("runs", "The runs")]
     navigation = "".join(f'<a href="#{key}">{name}</a>' for key, name in links if f'<section id="{key}"' in body)
     header = Html(

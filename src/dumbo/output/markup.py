@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NewType
 
@@ -27,6 +27,15 @@ def text(value: Any, limit: int = 4000) -> Html:
 def _visible(match: re.Match[str]) -> str:
     code = ord(match[0])
     return chr(0x2400 + code) if code < 0x20 else ("␡" if code == 0x7F else "�")
+
+
+def built(part: Callable[..., Html], *about: Any) -> Html:
+    """A part of a page; where a plugin or another program wrote into a run's folder what nobody expects there, a line
+    about it."""
+    try:
+        return part(*about)
+    except Exception as error:
+        return Html(f'<p class="note">A part of the report could not be made: {text(repr(error))}</p>')
 
 
 def prose(value: str) -> Html:

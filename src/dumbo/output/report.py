@@ -16,7 +16,7 @@ from dumbo.output.fact_sections import (
     use_section,
 )
 from dumbo.output.headline import headline
-from dumbo.output.markup import Html, joined, section, text
+from dumbo.output.markup import Html, built, joined, section
 from dumbo.output.page import page, write_text
 from dumbo.output.png import write_png
 from dumbo.output.run_reading import RunRecord, read_run
@@ -58,16 +58,8 @@ def write_run_report(run: RunRecord, file: Path, picture: Path) -> Path:
 
 def report_html(run: RunRecord) -> str:
     """The page."""
-    body = joined(_built(build, run) for build in _SECTIONS)
+    body = joined(built(part, run) for part in _SECTIONS)
     return page(f"{run.name}: report of a training run", headline(run, body), [body], "the folder of the run")
-
-
-def _built(build: Callable[[RunRecord], Html], run: RunRecord) -> Html:
-    """A part; where a plugin or another program wrote into the folder what nobody expects there, a line about it."""
-    try:
-        return build(run)
-    except Exception as error:
-        return Html(f'<p class="note">A part of the report could not be made: {text(repr(error))}</p>')
 
 
 def _no_curves() -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -103,7 +104,7 @@ def _setting(parent: type[Section] | None, path: KeyPath, value: Any) -> Setting
 
 def in_yaml(value: Any) -> str:
     """A value in a line of YAML; numbers that are equal look alike, whatever their type."""
-    if isinstance(value, float) and value == int(value or 0) and abs(value) < 1e15:
+    if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         value = int(value)
     if value == "":
         return '""'

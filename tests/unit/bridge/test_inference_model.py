@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dumbo.bridge.inference_model import load_for_inference
-from dumbo.errors import RunError
+from dumbo.errors import ConfigError, RunError
 
 CPU = torch.device("cpu")
 
@@ -63,3 +63,27 @@ def test_pickles_are_not_opened(tmp_path, model_folder, adapter):
     assert "has weights only as pickles (pytorch_model.bin)" in refusal(folder)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     assert "has weights only as pickles (adapter_model.bin)" in refusal(adapter)
+
+
+def test_what_the_run_changed_in_the_base_model_is_changed_again(model_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    shutil.copy(model_folder / "tokenizer.json", tmp_path)
+    shutil.copy(model_folder / "tokenizer_config.json", tmp_path)
+    overrides = {"rms_norm_eps": 0.5, "rope_theta": 10.0, "hidden_act": "gelu"}
+    model, _ = load_for_inference(tmp_path, device=CPU, config_overrides=overrides)
+    config = model.get_base_model().config
+    assert (config.rms_norm_eps, config.rope_parameters["rope_theta"], config.hidden_act) == (0.5, 10.0, "gelu")
+    with pytest.raises(ConfigError, match=r"model\.config_overrides\.attn_pdrop: LlamaConfig has no such value"):
+        load_for_inference(tmp_path, device=CPU, config_overrides={"attn_pdrop": 0.5})
+
+
+def test_a_base_model_s_own_code_needs_trust(tmp_path, model_folder, adapter):
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    settings = json.loads((base / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"}
+    (base / "config.json").write_text(json.dumps(settings | {"model_type": "mine", "auto_map": auto_map}))
+    said = refusal(rewritten(adapter, str(base)))
+    assert f"the model in '{base}' needs Python code of its own" in said and "--trust-remote-code" in said

@@ -34,6 +34,16 @@ def test_it_is_on_where_activations_do_not_fit(model, monkeypatch):
         assert memory.choose_checkpointing(model, CPU, 8, 512, 4)[0] is expected
 
 
+def test_main_memory_is_that_of_the_container_and_shared_by_the_processes_of_a_machine(monkeypatch):
+    from dumbo import memory as machine
+
+    monkeypatch.setattr(machine, "_container_limit", lambda: 2**20)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert memory.free_bytes(CPU) == 2**20
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.free_bytes(CPU) == 2**18
+
+
 def test_it_is_off_where_nothing_is_known(model, monkeypatch):
     assert memory.free_bytes(CPU) > 2**20
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)

@@ -90,3 +90,56 @@ def test_an_answer_ends_where_the_model_does(generator, tokenizer):
     assert len(generator.stream([7] * 60, 100, generate.GREEDY, silent)) == 4
     with pytest.raises(DumboError, match="the prompt has 64 tokens, and the model takes 64"):
         generator.stream([7] * 64, 1, generate.GREEDY, silent)
+
+
+def test_what_the_model_s_files_want_of_generation_changes_no_answer(generator, tokenizer):
+    from dumbo.bridge.streaming import WordStreamer
+
+    model, own = generator.model, generator.model.generation_config
+    expected = generator.answers(PROMPTS, 8)
+    banned = sorted({token for answer in expected for token in answer})
+    wishes = {"num_beams": 3, "suppress_tokens": banned, "bad_words_ids": [[token] for token in banned]}
+    model.generation_config = type(own)(**wishes, eos_token_id=own.eos_token_id)
+    wanted = model.generation_config.to_dict()
+    try:
+        assert generator.answers(PROMPTS, 8) == expected
+        assert generator.stream(PROMPTS[0], 8, generate.GREEDY, WordStreamer(tokenizer, print)) == expected[0]
+        assert model.generation_config.to_dict() == wanted, "and it is saved with the model as it was"
+    finally:
+        model.generation_config = own
+
+
+def test_nor_behind_an_adapter(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    model = builders.build_tiny_model(len(tokenizer))
+    (expected,) = TextGenerator(model, tokenizer, PlainPromptWriter(tokenizer)).answers(PROMPTS[:1], 8)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.generation_config.suppress_tokens = expected
+    generator = TextGenerator(adapted, tokenizer, PlainPromptWriter(tokenizer))
+    assert generator.answers(PROMPTS[:1], 8) == [expected]
+    assert adapted.generation_config.suppress_tokens == model.generation_config.suppress_tokens == expected
+
+
+def test_answers_to_long_prompts_are_cut_and_those_beside_them_are_not(tokenizer):
+    gpt2 = {"config_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    model = builders.build_tiny_model(len(tokenizer), max_position_embeddings=64, **gpt2)
+    generator = TextGenerator(model, tokenizer, PlainPromptWriter(tokenizer))
+    prompts = [[40, 41, 42], [7] * 70, [50] * 60, [60] * 62, [61] * 60, [70] * 64, [71] * 48]
+    together = generator.answers(prompts, 16)
+    assert [len(answer) for answer in together] == [16, 0, 4, 2, 4, 0, 16]
+    assert together == [generator.answers([prompt], 16)[0] for prompt in prompts]
+
+
+def test_a_format_is_asked_for_its_end_once(generator, tokenizer, monkeypatch):
+    asked = []
+
+    class Counted(PlainPromptWriter):
+        def end_ids(self):
+            asked.append(1)
+            return [5]
+
+    counted = TextGenerator(generator.model, tokenizer, Counted(tokenizer))
+    monkeypatch.setattr(generate, "_TOKENS_AT_ONCE", 20)
+    counted.answers(PROMPTS, 3)
+    assert 5 in counted.end_ids() and len(asked) == 1

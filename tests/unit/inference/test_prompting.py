@@ -5,6 +5,7 @@ import pytest
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.records import IGNORED, Conversation, Example, Origin
 from dumbo.errors import DataError
+from dumbo.inference.generate import TextGenerator
 from dumbo.inference.prompting import PlainPromptWriter, PromptWriter, row_prompt, row_prompts, writer_for
 from dumbo.plugin_finder import find_plugin
 from tests import builders
@@ -104,3 +105,69 @@ def test_a_format_that_knows_no_conversations_takes_plain_text(tokenizer):
     assert tokenizer.decode(writer.write([question("once upon")])) == "once upon"
     with pytest.raises(DataError, match="it takes one text, not a conversation"):
         writer.write([question("a"), question("b")])
+
+
+def writer_of(tokenizer, template, **options):
+    return writer_for(train_format(tokenizer, "jinja_messages", template=template, **options), tokenizer)
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def test_a_format_that_wants_a_system_message_is_not_passed_by(tokenizer):
+    template = "{{ messages[0].content }}: {{ messages[1].content }} = {{ messages[2].content }}<|im_end|>"
+    writer = writer_of(tokenizer, template)
+    assert tokenizer.decode(writer.write([system("Add"), question("3 and 4")])) == "Add: 3 and 4 ="
+    with pytest.raises(DataError, match=r"the prompt:1: the template refuses the conversation: .* no element 2"):
+        writer.write([question("3 and 4")])
+    assert tokenizer.convert_ids_to_tokens(writer.end_ids()) == ["<|im_end|>"]
+
+
+def test_a_format_of_a_user_s_own_may_fail_in_any_way(tokenizer):
+    def of_three(record):
+        return Example(tokenizer(record.messages[2]["content"])["input_ids"], [], record.origin)
+
+    writer = writer_for(of_three, tokenizer)
+    with pytest.raises(DataError, match="the train format cannot write these messages: IndexError: tuple index"):
+        writer.write([question("Hi")])
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "left_out"),
+    [
+        ("{{ messages[0].content }} = {{ messages[1].content }}", [system("S"), question("Hi")], "the answer"),
+        ("{{ messages[0].content }} = {{ messages[-1].content }}", [system("S"), question("Hi")], "the last of"),
+        ("{{ messages[-1].content }}", [question("Hi")], "the last of"),
+    ],
+)
+def test_messages_that_a_template_leaves_out_are_no_prompt(tokenizer, template, messages, left_out):
+    with pytest.raises(DataError, match=f"the run's train format leaves out {left_out}"):
+        writer_of(tokenizer, template).write(messages)
+
+
+@pytest.mark.parametrize("text", ["A", "7", " A ", ""])
+def test_a_question_that_looks_like_a_stand_in_is_one_all_the_same(tokenizer, text):
+    writer = writer_of(tokenizer, "{{ messages[0].content | trim }} = {{ messages[1].content }}")
+    assert tokenizer.decode(writer.write([question(text)])) == f"{text.strip()} ="
+
+
+def test_whether_a_system_message_reaches_the_prompt_is_known(tokenizer):
+    def reads_system(template):
+        return TextGenerator(None, tokenizer, writer_of(tokenizer, template)).reads_system("Be kind.")
+
+    assert reads_system("{% for m in messages %}{{ m.content }}{% endfor %}")
+    of_users = "{% for m in messages if m.role != 'system' %}{{ m.content }} {% endfor %}"
+    assert not reads_system(of_users)
+    with pytest.raises(DataError, match="refuses"):
+        reads_system(
+            "{{ raise_exception('no system') if messages[0].role == 'system' }}{{ messages[0].content }}"
+            "{{ messages[1].content }}"
+        )
+
+
+def test_turns_are_kept_behind_the_system_message_that_a_format_wants(tokenizer):
+    template = "{% if messages[0].role != 'system' %}{{ raise_exception('?') }}{% endif %}"
+    template += "{% for m in messages %}{{ m.content }} {% endfor %}"
+    generator = TextGenerator(None, tokenizer, writer_of(tokenizer, template))
+    assert generator.keeps_turns("Be kind.") and not generator.keeps_turns()

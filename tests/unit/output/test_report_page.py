@@ -206,6 +206,15 @@ def test_a_part_that_fails_is_told_and_the_others_stay(tmp_path, monkeypatch):
     assert "could not be made" in page and "Gradient norm" in page
 
 
+def test_a_part_of_a_comparison_that_fails_is_told_and_the_others_stay(tmp_path):
+    """One run has a list of plugins that is none, which nobody expects."""
+    runs = [read_run(write_fake_run(tmp_path / name)) for name in "ab"]
+    assert "could not be made" not in comparison_html(runs, labels_of(runs))
+    runs[1].config["plugins"] = 3
+    page = words(comparison_html(runs, labels_of(runs)))
+    assert "could not be made" in page and "Final metrics" in page
+
+
 def test_a_long_run_makes_a_small_page_with_its_spikes(tmp_path):
     others = [f"plugin/m{n}" for n in range(8)]
     rows = [{"step": i, "train/loss": float(i % 7), **dict.fromkeys(others, i % 11)} for i in range(30_000)]

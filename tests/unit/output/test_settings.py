@@ -38,6 +38,15 @@ def test_keys_that_nobody_knows_are_shown_all_the_same():
     assert found["datasets.0.type"].value == "huggingface_polars"
 
 
+def test_numbers_that_are_not_finite_are_values_like_others():
+    config = copy.deepcopy(CONFIG)
+    config["trainer"]["arguments"]["lr_scheduler_kwargs"] = {"power": float("inf")}
+    config["model"]["nobodys"] = {"most": float("inf"), "least": float("-inf"), "none": float("nan")}
+    found = by_key(config)
+    assert [found[f"model.nobodys.{name}"].value for name in ("most", "least", "none")] == [".inf", "-.inf", ".nan"]
+    assert found["trainer.arguments.lr_scheduler_kwargs"].value == "{power: .inf}"
+
+
 def test_a_plugin_in_a_file_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("raise SystemExit('this must not run')")

@@ -28,18 +28,23 @@ def run(options: argparse.Namespace) -> int:
     opened = open_for(options)
     if sys.stdin.isatty():
         import readline  # noqa: F401 (gives `input` a history and the arrow keys)
-    keeps_turns = opened.generator.keeps_turns()
-    if not keeps_turns:
-        print("this model's format knows one question and one answer: every message stands for itself")
+    conversation = _Conversation(opened, options)
     print(HELP)
-    return _Conversation(opened, options, keeps_turns).talk()
+    return conversation.talk()
 
 
 class _Conversation:
-    def __init__(self, opened: Opened, options: argparse.Namespace, keeps_turns: bool) -> None:
-        self._opened, self._options, self._keeps_turns = opened, options, keeps_turns
-        self._system: str | None = options.system
+    def __init__(self, opened: Opened, options: argparse.Namespace) -> None:
+        self._opened, self._options = opened, options
+        self._begin(options.system or None)
+
+    def _begin(self, system: str | None) -> None:
+        """A conversation with this system message, which may decide what else the format takes."""
+        self._system = system
         self._turns: list[dict[str, Any]] = []
+        self._keeps_turns = self._opened.generator.keeps_turns(system)
+        if not self._keeps_turns:
+            print("this model's format knows one question and one answer: every message stands for itself")
 
     def talk(self) -> int:
         """Read, answer, and so on."""
@@ -53,15 +58,15 @@ class _Conversation:
                 return 0
             if text in ("/quit", "/exit"):
                 return 0
-            if text.startswith("/"):
-                self._obey(text)
-            elif text:
-                try:
+            try:
+                if text.startswith("/"):
+                    self._obey(text)
+                elif text:
                     self._answer(text)
-                except DumboError as error:
-                    print(f"{error}\n    /new starts another conversation")
-                except KeyboardInterrupt:
-                    print("  (stopped)")
+            except DumboError as error:
+                print(f"{error}\n    /new starts another conversation")
+            except KeyboardInterrupt:
+                print("  (stopped)")
 
     def _obey(self, command: str) -> None:
         word, _, rest = command.partition(" ")
@@ -69,10 +74,17 @@ class _Conversation:
             self._turns = []
             print("(a new conversation)")
         elif word == "/system":
-            self._system, self._turns = rest.strip() or None, []
-            print("(a new conversation with this system message)" if self._system else "(no system message)")
+            self._set_system(rest.strip() or None)
         else:
             print(HELP)
+
+    def _set_system(self, text: str | None) -> None:
+        from dumbo.cli.generation import check_system
+
+        if text is not None:
+            check_system(self._opened, text)
+        self._begin(text)
+        print("(a new conversation with this system message)" if text else "(no system message)")
 
     def _answer(self, text: str) -> None:
         from dumbo.cli.generation import stream_answer, to_stdout

@@ -30,7 +30,10 @@ def run(options: argparse.Namespace) -> int:
     _check_output(options.output)
     runs = _read(options.runs)
     file = options.output or _default_file(runs)
-    picture = file.with_suffix(".png") if options.output or len(runs) > 1 else file.with_name("loss.png")
+    picture = file.with_name("loss.png")
+    if options.output or len(runs) > 1:
+        picture = file.with_suffix(".png")
+        _check_picture(file, picture)
     try:
         if len(runs) == 1:
             from dumbo.output.report import write_run_report
@@ -68,6 +71,15 @@ def _check_output(file: Path | None) -> None:
         raise RunError(f"--output {file}: there is no folder {file.parent}")
     if file.is_dir():
         raise RunError(f"--output {file}: this is a folder")
+
+
+def _check_picture(file: Path, picture: Path) -> None:
+    """Refuse to replace a picture of somebody's; one beside its page is that of an earlier report."""
+    from dumbo.errors import RunError
+
+    if picture.exists() and not file.exists():
+        message = f"{file}: its picture would be {picture}, and there is such a file, without a page"
+        raise RunError(f"{message}\n    name another page with --output, or move that file")
 
 
 def _read(folders: Sequence[Path]) -> list[RunRecord]:

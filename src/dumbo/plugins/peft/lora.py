@@ -61,9 +61,6 @@ def add_lora(
             adapted: Any = SavedAlone(model, lora_config(model, options, rows, config.model.revision), ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError.at("model.peft", f"PEFT refuses: {str(error).strip().splitlines()[0]}") from error
-    if config.trainer.arguments.gradient_checkpointing is not False:
-        # Reentrant checkpoints cut the graph off where their input needs no gradient, as frozen embeddings' does not.
-        adapted.enable_input_require_grads()
     for line in what_took_effect(adapted, options, rows):
         say(line)
     wrapped: PreTrainedModel = adapted

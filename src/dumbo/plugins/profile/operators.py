@@ -9,7 +9,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import profile
 
 MOST = 50
-"""Operators in the summary, from the one that takes most."""
+"""Operators in the summary, from the one that takes most; the others are one line."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Operator:
 
 
 def operators_of(profiler: profile, device: str, by_shape: bool) -> list[Operator]:
-    """The operators that take most of the time on `device`, first the slowest."""
+    """The operators that take most of the time on `device`, first the slowest, and the others as one."""
     found: list[tuple[str, float, int, int]] = []
     for event in profiler.key_averages(group_by_input_shape=by_shape):
         # A kernel has an event of its own beside that of the operator which started it.
@@ -40,6 +40,10 @@ def operators_of(profiler: profile, device: str, by_shape: bool) -> list[Operato
     total = sum(seconds for _, seconds, _, _ in found) or 1.0
     found.sort(key=lambda row: -row[1])
     rows = [row for row in found[:MOST] if row[1] > 0]
+    rest = found[len(rows) :]
+    if any(seconds > 0 for _, seconds, _, _ in rest):
+        sums = [sum(row[column] for row in rest) for column in (1, 2, 3)]
+        rows.append((f"({len(rest)} others)", sums[0], int(sums[1]), int(sums[2])))
     return [Operator(name, seconds / total, seconds, calls, memory) for name, seconds, calls, memory in rows]
 
 

@@ -85,7 +85,7 @@ class TokenizerTrainerPlugin(TokenizerLoaderPlugin):
         return [Problem(message, key_path("model.tokenizer_trainer.vocab_size"))]
 
     def load_tokenizer(self, config: RunConfig, model: PreTrainedModel | None = None) -> PreTrainedTokenizerBase:
-        """Return a tokenizer learned from the records of all sources; every rank learns the same."""
+        """Return a tokenizer learned from the sources that are not held out whole; every rank learns the same."""
         from dumbo.plugins.tokenizer_trainer.training import train_tokenizer
 
         return train_tokenizer(self.services.records(), choose_tokens(config), self.options, self.services.say)
