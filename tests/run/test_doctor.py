@@ -72,7 +72,10 @@ def test_everything_is_in_order_here(probed_once, monkeypatch, tmp_path, capfd):
     [
         ({"torch"}, "ImportError('libcudart.so.13: cannot open shared object file')", "libcudart.so.13"),
         pytest.param(
-            {"torch", "transformers"}, "OSError('undefined symbol')", "OSError: undefined symbol", marks=pytest.mark.full
+            {"torch", "transformers"},
+            "OSError('undefined symbol')",
+            "OSError: undefined symbol",
+            marks=pytest.mark.full,
         ),
         ({"torch", "transformers", "packaging", "huggingface_hub"}, "ModuleNotFoundError('gone')", "gone"),
         ({"torch", "pydantic"}, "ImportError('no core')", "no core"),

@@ -116,6 +116,7 @@ def test_a_format_of_ones_own_is_found_from_the_run_s_folder(tmp_path, model_fol
         (["RUN", "x", "--raw", "--system", "s"], "--system has no effect"),
         (["RUN", "x", "--max-new-tokens", "0"], "must be 1 or more"),
         (["RUN", "x", "--temperature", "warm"], "'warm' is no number"),
+        (["RUN", "", "--raw"], "the prompt is empty"),
         (["RUN", "x" * 9000], "tokens, and the model takes 1024 with its answer"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_picture_that_nobody_named_is_not_replaced(tmp_path, capsys):
     runs = [write_fake_run(tmp_path / name, rows=metrics_rows(20)) for name in ("a", "b")]
     for words, name in (([runs[0], "--output", tmp_path / "cat.html"], "cat"), (runs, "comparison")):
         (tmp_path / f"{name}.png").write_text("a cat")
-        assert f"and there is such a file, without a page\n" in complaint(capsys, *words)
+        assert "and there is such a file, without a page\n" in complaint(capsys, *words)
         assert (tmp_path / f"{name}.png").read_text() == "a cat"
         (tmp_path / f"{name}.png").unlink()
         for _ in range(2):

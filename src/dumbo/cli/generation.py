@@ -81,7 +81,11 @@ def check_system(opened: Opened, text: str) -> None:
     """
     from dumbo.errors import DumboError
 
-    if not opened.generator.reads_system(text):
+    try:
+        is_read = opened.generator.reads_system(text)
+    except DumboError as error:
+        raise DumboError(f"{opened.format} takes no system message: {str(error).splitlines()[0]}") from error
+    if not is_read:
         raise DumboError(f"a system message has no effect: {opened.format} leaves it out of the prompt")
 
 

@@ -90,8 +90,10 @@ class TextGenerator:
         """The answer to one prompt; `streamer` (of Transformers) is given every token as soon as it is there.
 
         Raises:
-            DumboError: the model has no room for an answer behind this prompt.
+            DumboError: the prompt is empty, or the model has no room for an answer behind it.
         """
+        if not prompt:
+            raise DumboError("the prompt is empty: there is nothing to go on from")
         room = self._room(prompt, max_new_tokens)
         if not room:
             limit = self.context_length

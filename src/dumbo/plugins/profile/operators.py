@@ -41,9 +41,9 @@ def operators_of(profiler: profile, device: str, by_shape: bool) -> list[Operato
     found.sort(key=lambda row: -row[1])
     rows = [row for row in found[:MOST] if row[1] > 0]
     rest = found[len(rows) :]
-    if any(seconds > 0 for _, seconds, _, _ in rest):
-        sums = [sum(row[column] for row in rest) for column in (1, 2, 3)]
-        rows.append((f"({len(rest)} others)", sums[0], int(sums[1]), int(sums[2])))
+    if any(row[1] > 0 for row in rest):
+        seconds, calls, memory = (sum(column) for column in list(zip(*rest, strict=True))[1:])
+        rows.append((f"({len(rest)} others)", seconds, calls, memory))
     return [Operator(name, seconds / total, seconds, calls, memory) for name, seconds, calls, memory in rows]
 
 
