@@ -67,6 +67,8 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     if config is not None and not problems:
         problems += check_consumers(config, found)
         problems += check_evaluators(config, found)
+        if all(entry.held_out for entry in config.datasets):
+            problems.append(Problem("all sources are held out: there is nothing to train on", ("datasets",)))
         arguments = config.trainer.arguments
         sizes = batch_problem(arguments.batch_size, arguments.physical_batch_size, launch.world_size)
         problems += [sizes] if sizes else []

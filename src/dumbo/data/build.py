@@ -206,8 +206,6 @@ def _choose_held_out(sources: Sequence[Source], config: RunConfig) -> frozenset[
     for source in sources:
         (whole if source.entry.held_out else others).extend(range(start, start + len(source.examples)))
         start += len(source.examples)
-    if not others:
-        raise ConfigError.at("datasets", "all sources are held out: there is nothing to train on")
     size = config.trainer.data.val_set_size
     if not size:
         return frozenset(whole)

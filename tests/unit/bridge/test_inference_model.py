@@ -65,6 +65,8 @@ def test_pickles_are_not_opened(tmp_path, model_folder, adapter):
     assert "has weights only as pickles (adapter_model.bin)" in refusal(adapter)
 
 
+# PEFT, used by itself to make the adapter, asks Transformers for what it renames.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_what_the_run_changed_in_the_base_model_is_changed_again(model_folder, tmp_path):
     from peft import LoraConfig, get_peft_model
 
