@@ -23,6 +23,11 @@ def _light_collections():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    """Libraries that count their objects at the end find all of them collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer with pad, eos and a ChatML template. Do not change it: build your own."""
