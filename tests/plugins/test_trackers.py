@@ -563,6 +563,14 @@ def test_wandb_takes_no_step_that_is_over(tmp_path):
         collector.log_metrics({"train/loss": 1.0}, 3)
 
 
+def test_wandb_leaves_the_program_s_exit_alone(tmp_path):
+    leave, hook = sys.exit, sys.excepthook
+    collector = opened("wandb", tmp_path)
+    assert (sys.exit, sys.excepthook) == (leave, hook)
+    collector.close("finished")
+    assert (sys.exit, sys.excepthook) == (leave, hook)
+
+
 def test_options_of_tensorboard(tmp_path):
     said = []
     for flush_secs in (0, 3600):

@@ -30,6 +30,8 @@ def run_example(tmp_path, model_folder, monkeypatch):
             f"datasets.0.path={rows}",
             "trainer.data.val_set_size=6",
             "trainer.arguments.eval_steps=2",
+            "trainer.arguments.batch_size=8",
+            "trainer.arguments.physical_batch_size=8",
         ],
     }
 

@@ -55,7 +55,7 @@ class WandbTracker(Tracker):
         is_ours = folder == run.output_dir and not (folder / "wandb").exists()
         self._home = run.output_dir if is_ours else None
         # Error reports go to wandb's makers and hold local variables.
-        with variables(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"), _nobody_to_ask():
+        with variables(WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"), _nobody_to_ask(), _own_exit():
             import wandb
 
             settings = wandb.setup().settings
@@ -173,3 +173,13 @@ def _nobody_to_ask() -> Iterator[None]:
         yield
     finally:
         sys.stdin = before
+
+
+@contextlib.contextmanager
+def _own_exit() -> Iterator[None]:
+    """wandb puts itself into `sys.exit` to learn how the program ends, and stays there; a run tells it the outcome."""
+    leave, hook = sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = leave, hook
