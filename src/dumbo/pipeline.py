@@ -9,7 +9,8 @@ from pathlib import Path
 from dumbo import plugin_loader as hooks
 from dumbo.configure import Configured, configure
 from dumbo.console import Console, clock
-from dumbo.data.build import build_datasets, read_sources
+from dumbo.data.build import build_datasets
+from dumbo.data.sources import read_sources
 from dumbo.errors import ConfigError, Interrupted
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch

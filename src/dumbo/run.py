@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dumbo.blame import describe, describe_exit
 from dumbo.configure import Configured
 from dumbo.console import Console
-from dumbo.data.build import Datasets, Source
+from dumbo.data.build import Datasets
+from dumbo.data.sources import Source
 from dumbo.errors import DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo

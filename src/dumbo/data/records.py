@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dumbo.errors import DataError, Place, Problem
@@ -34,13 +34,77 @@ class Row:
     origin: Origin
 
 
+Message = Mapping[str, Any]
+"""A message as chat templates take it: `role` and `content`, perhaps `reasoning_content` and `tool_calls`, and whatever
+else the template reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class CharRange:
+    """What a row says of the characters `[start, end)` of a message's text."""
+
+    start: int
+    end: int
+    train: bool | None = None
+    """None: as the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTraining:
+    """What a row itself says of the training on one of its messages; the rest is the train format's to decide.
+
+    A text with ranges is trained in them alone: what they leave out is not.
+    """
+
+    train: bool | None = None
+    """Whether to train on the message; None: by its role."""
+    content: tuple[CharRange, ...] = ()
+    reasoning: tuple[CharRange, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in the shape that chat templates take: each a mapping with `role` and `content` at least."""
+    """Messages of several roles, and the tools that their assistant may call."""
 
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Message, ...]
     origin: Origin
     tools: tuple[Mapping[str, Any], ...] = ()
+    """JSON schemas."""
+    training: tuple[MessageTraining, ...] = ()
+    """One for each message, or none where the row says nothing about training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two ways to go on after the same messages, the better one first."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    origin: Origin
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One way to go on, and whether it was a good one."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    desirable: bool
+    origin: Origin
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Messages to answer, with what rewards need to know about them."""
+
+    messages: tuple[Message, ...]
+    origin: Origin
+    tools: tuple[Mapping[str, Any], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Other columns of the row, such as the right answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +115,36 @@ class Text:
     origin: Origin
 
 
-Record = Conversation | Text
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Text in pieces, joined as they are, each trained on or not."""
+
+    segments: tuple[tuple[str, bool], ...]
+    """Pairs of text and whether it is trained."""
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A row that somebody has tokenised already."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A prompt and the steps of a solution, each judged right or wrong."""
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[int, ...]
+    """One for each step: 1 where it is right, 0 where it is wrong."""
+    origin: Origin
+
+
+Record = Conversation | Preference | Rating | Prompt | Text | Segments | Tokens | Steps
 """What a data format makes of a row. A train format says which kinds it takes."""
 
 
@@ -59,9 +152,11 @@ Record = Conversation | Text
 class Example:
     """Token ids and labels of equal length; `labels[i]` is `input_ids[i]` where it is trained, else `IGNORED`."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Sequence[int]
+    labels: Sequence[int]
     origin: Origin
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What the format met on the way and nobody should miss, by name; they are added up for each source."""
 
 
 DataFormat = Callable[[Row], Record]

@@ -9,7 +9,8 @@ import yaml
 
 from dumbo.configure import configure
 from dumbo.console import Console
-from dumbo.data.build import build_datasets, read_sources
+from dumbo.data.build import build_datasets
+from dumbo.data.sources import read_sources
 from dumbo.errors import ConfigError, DataError, RunError
 from dumbo.launch import Launch
 from tests import builders
