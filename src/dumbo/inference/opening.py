@@ -148,7 +148,9 @@ def _train_format(run_file: Path, tree: Mapping[str, Any]) -> _FoundFormat:
 
     entries = tree.get("datasets") or [{}]
     written = entries[0].get("train_format")
-    options = written if isinstance(written, dict) else {"type": written}
+    options = dict(written) if isinstance(written, dict) else {"type": written}
+    # It is saved with the tokenizer; a file that it names may be gone by now.
+    options.pop("chat_template", None)
     name = str(options.get("type"))
     for listed in tree.get("plugins") or []:
         try:

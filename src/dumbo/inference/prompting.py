@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe
 from dumbo.data.records import IGNORED, Conversation, Origin, Text, TrainFormat
+from dumbo.data.train_format import TrainFormatter
 from dumbo.errors import DataError, DumboError
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class PromptWriter:
         Raises:
             DataError: the format cannot write these messages.
         """
+        if isinstance(self._encode, TrainFormatter):
+            written = self._encode.write_prompt(messages)
+            if written is not None:
+                return written
         rows = [self._row(messages, answer) for answer in _ANSWERS]
         if all(row == rows[0] for row in rows):
             raise _left_out("the answer to these messages")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from dumbo.config.schema import TokenizerSection
@@ -13,13 +14,17 @@ NAMED_TOKENS = ("pad_token", "eos_token", "bos_token", "unk_token")
 
 
 def read_template(value: str) -> str:
-    """The template in `value`: the text itself, or that of the `.jinja` file it names (`OSError`: not there)."""
+    """The template that `value` names or is: a named one's text, that of a file (`OSError`: not there), or itself."""
+    from dumbo.chat.names import TEMPLATES, template_text
+
+    if value in TEMPLATES:
+        return template_text(value)
     return Path(value).expanduser().read_text(encoding="utf-8") if is_template_file(value) else value
 
 
 def is_template_file(value: str) -> bool:
-    """Whether `value` is a path rather than a template."""
-    return value.endswith(".jinja") and "{" not in value and "\n" not in value
+    """Whether `value` is a path rather than a name or a template."""
+    return value.endswith((".jinja", ".jinja2")) and "{" not in value and "\n" not in value
 
 
 def token_problems(section: TokenizerSection) -> Iterator[Problem]:
@@ -42,23 +47,28 @@ def token_problems(section: TokenizerSection) -> Iterator[Problem]:
 
 
 def template_problems(section: TokenizerSection) -> Iterator[Problem]:
-    """A template whose file cannot be read, or that is no Jinja."""
-    value, where = section.chat_template, key_path("model.tokenizer.chat_template")
-    if value is None:
-        return
+    """A template of no known name, whose file cannot be read, or that is no Jinja."""
+    fault = template_fault(section.chat_template) if section.chat_template is not None else None
+    if fault:
+        message, *hints = fault
+        yield Problem(message, key_path("model.tokenizer.chat_template"), hints=tuple(hints))
+
+
+def template_fault(value: str) -> list[str] | None:
+    """What is wrong with a template that a user names or writes, and then hints; None if nothing is."""
+    from dumbo.chat.names import TEMPLATES
+
     try:
         text = read_template(value)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        hint = f"relative paths start at {Path.cwd()}"
-        yield Problem(f"the file '{value}' cannot be read: {reason}", where, hints=(hint,))
-        return
+        return [f"the file '{value}' cannot be read: {reason}", f"relative paths start at {Path.cwd()}"]
     if "{" not in text:
-        yield Problem("is neither a Jinja template nor the path of a .jinja file", where)
-        return
-    from dumbo.tokenizers.template_syntax import syntax_error
+        near = get_close_matches(value, TEMPLATES, n=1)
+        known = [f"did you mean '{near[0]}'?"] if near else [f"names are {', '.join(TEMPLATES)}"]
+        return ["is neither a named template, nor Jinja, nor the path of a .jinja file", *known]
+    from dumbo.chat.environment import syntax_error
 
     error_text = syntax_error(text)
-    if error_text:
-        name = f"'{value}' " if is_template_file(value) else ""
-        yield Problem(f"the template {name}is not valid Jinja: {error_text}", where)
+    name = f"'{value}' " if is_template_file(value) else ""
+    return [f"the template {name}is not valid Jinja: {error_text}"] if error_text else None

@@ -1,109 +1,139 @@
-"""Tokens and labels from conversations: the formats `jinja_messages` and `chat_template`."""
+"""The train formats `jinja_messages` and `chat_template`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
 
-from dumbo.data.masking import Span, label_tokens
-from dumbo.data.records import IGNORED, Conversation, Example, Record
+from dumbo.chat.end_tokens import writes_token
+from dumbo.chat.formatter import ConversationFormatter, Labelled, Prepared
+from dumbo.chat.names import TEMPLATES, template_text
+from dumbo.chat.rendering import ChatTemplateRenderer, Renderer, TemplateRenderer
+from dumbo.chat.selection import TrainedParts
+from dumbo.data.encoding import leading_special_tokens
+from dumbo.data.records import IGNORED
 from dumbo.errors import ConfigError
-from dumbo.plugins.jinja_formatter.encoding import OffsetEncoder, leading_special_tokens
-from dumbo.plugins.jinja_formatter.rendering import ChatTemplateRenderer, Rendered, Renderer, TemplateRenderer
-from dumbo.plugins.jinja_formatter.turns import AssistantTurns
+from dumbo.tokenizers.section import read_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dumbo.plugins.jinja_formatter.plugin import ChatTemplateOptions, JinjaMessagesOptions
+    from dumbo.plugins.jinja_formatter.train_options import ChatTemplateOptions, JinjaMessagesOptions, TrainedOptions
 
 
-class JinjaMessages:
-    """Renders a template of the user's, between the special tokens that a plain text has."""
+class ChatTemplate(ConversationFormatter):
+    """Writes by a chat template, which writes all special tokens itself."""
+
+    def __init__(self, options: ChatTemplateOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises `ConfigError` for a tokenizer without template or offsets, and for end tokens that are not written."""
+        chosen = read_template(options.chat_template) if options.chat_template is not None else None
+        renderer = ChatTemplateRenderer(tokenizer, options.chat_template_kwargs, chosen)
+        self.chat_template = renderer.template
+        super().__init__(
+            "chat_template",
+            renderer,
+            tokenizer,
+            _parts(options, options.train_on_inputs),
+            _checked_ends(options, tokenizer, renderer),
+            options.allow_special_tokens,
+        )
+        self.warnings = [*_split_tokens(renderer.template, tokenizer), *self._end_warnings()]
+
+    def _end_warnings(self) -> Iterator[str]:
+        frame = self.frame
+        if not frame.renders_answers or frame.writes_end_of_text:
+            return
+        if not frame.end_of_turn:
+            yield "the chat template writes nothing after an answer: the model will not learn to stop"
+        else:
+            end = frame.end_of_turn[0]
+            yield (
+                f"the chat template ends answers in '{end}' and never writes the tokenizer's end token "
+                f"'{frame.end_of_text}'; programs that wait for that one do not stop: "
+                f'model.tokenizer.eos_token: "{end}"'
+            )
+
+
+class JinjaMessages(ConversationFormatter):
+    """Writes by a template of the user's, between the special tokens that a plain text has."""
+
+    writes_all: ClassVar[bool] = False
 
     def __init__(self, options: JinjaMessagesOptions, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises `ConfigError` for a tokenizer without end token or offsets."""
         if tokenizer.eos_token is None or tokenizer.eos_token_id is None:
             message = "the tokenizer has no end token, which 'jinja_messages' puts after each text"
             raise ConfigError.at("model.tokenizer.eos_token", message)
         self.end, self.end_id = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
         # At inference the tokenizer puts them before a prompt, so they are there in training too.
         self.start_ids = leading_special_tokens(tokenizer)
-        self.encoder = OffsetEncoder(tokenizer)
-        self.renderer = TemplateRenderer(options.template, tokenizer)
-        self.turns = None if options.train_on_inputs else AssistantTurns(self.renderer, tokenizer)
+        renderer = TemplateRenderer(options.template, tokenizer)
+        parts = _parts(options, options.train_on_inputs)
+        ends = _checked_ends(options, tokenizer, renderer)
+        super().__init__("jinja_messages", renderer, tokenizer, parts, ends, options.allow_special_tokens)
 
-    def __call__(self, record: Record) -> Example:
-        """Return tokens and labels. Raises `DataError` for a record that gives no text or nothing to train on."""
-        conversation = _conversation(record, "jinja_messages")
-        text = _render(self.renderer, conversation).text
-        if not text:
-            raise conversation.origin.error("the template writes nothing", "check that it loops over 'messages'")
-        spans = self.turns.locate(conversation, text) if self.turns else [(0, len(text))]
-        ends_itself = text.rstrip().endswith(self.end)
-        answers_last = not text[spans[-1][1] :].strip()
-        if answers_last and not ends_itself:
-            # To get to the end token the model has to write the whitespace before it.
+    def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[tuple[int, int]]) -> Labelled:
+        """To get to the end token the model has to write the whitespace before it."""
+        spans, text = prepared.selection.spans, prepared.rendered.text
+        if self._ends_with_answer(prepared):
             spans[-1] = (spans[-1][0], len(text))
-        input_ids, offsets = self.encoder.encode(text)
-        labels = label_tokens(input_ids, offsets, spans)
-        if not ends_itself:
-            input_ids.append(self.end_id)
-            labels.append(self.end_id if answers_last else IGNORED)
+        return super()._label(prepared, input_ids, offsets)
+
+    def _wrap(self, prepared: Prepared, labelled: Labelled) -> tuple[list[int], list[int]]:
+        input_ids, labels = labelled.input_ids, labelled.labels
+        if not self._ends_itself(prepared):
+            is_trained = self.parts.end_of_text == "all" or self._ends_with_answer(prepared)
+            input_ids = [*input_ids, self.end_id]
+            labels = [*labels, self.end_id if is_trained and self.parts.end_of_text != "none" else IGNORED]
         if input_ids[: len(self.start_ids)] != self.start_ids:
-            start_labels = [IGNORED] * len(self.start_ids) if self.turns else self.start_ids
+            start_labels = self.start_ids if self.parts.whole_text else [IGNORED] * len(self.start_ids)
             input_ids, labels = [*self.start_ids, *input_ids], [*start_labels, *labels]
-        return _example(conversation, input_ids, labels)
+        return input_ids, labels
+
+    def _ends_itself(self, prepared: Prepared) -> bool:
+        return prepared.rendered.text.rstrip().endswith(self.end)
+
+    def _ends_with_answer(self, prepared: Prepared) -> bool:
+        """Whether the end token that the format adds follows what is trained."""
+        spans = prepared.selection.spans
+        return not self._ends_itself(prepared) and bool(spans) and not prepared.rendered.text[spans[-1][1] :].strip()
 
 
-class ChatTemplate:
-    """Renders the tokenizer's chat template, which writes all special tokens itself."""
-
-    def __init__(self, options: ChatTemplateOptions, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.renderer = ChatTemplateRenderer(tokenizer, options.chat_template_kwargs)
-        self.encoder = OffsetEncoder(tokenizer)
-        self.turns = None if options.train_on_inputs else AssistantTurns(self.renderer, tokenizer)
-
-    def __call__(self, record: Record) -> Example:
-        """Return tokens and labels. Raises `DataError` for a record that gives no text or nothing to train on."""
-        conversation = _conversation(record, "chat_template")
-        rendered = _render(self.renderer, conversation)
-        input_ids, offsets = self.encoder.encode(rendered.text)
-        return _example(conversation, input_ids, label_tokens(input_ids, offsets, self._spans(conversation, rendered)))
-
-    def _spans(self, conversation: Conversation, rendered: Rendered) -> list[Span]:
-        if self.turns is None:
-            return [(0, len(rendered.text))]
-        if rendered.generated is not None:
-            return list(rendered.generated)
-        return self.turns.locate(conversation, rendered.text)
+def _parts(options: TrainedOptions, whole_text: bool) -> TrainedParts:
+    return TrainedParts(
+        roles=frozenset(options.roles_to_train),
+        whole_text=whole_text,
+        end_of_text=options.train_on_eos,
+        end_of_turn=options.train_on_eot,
+        hidden_thinking=options.hidden_thinking,
+    )
 
 
-def _conversation(record: Record, name: str) -> Conversation:
-    """The record as a conversation of texts. Raises `DataError` for any other."""
-    if not isinstance(record, Conversation):
-        raise record.origin.error(
-            f"'{name}' takes conversations, and the data format makes a {type(record).__name__}",
-            "choose a data format that makes conversations, such as 'messages' or 'alpaca'",
+def _checked_ends(options: TrainedOptions, tokenizer: PreTrainedTokenizerBase, renderer: Renderer) -> tuple[str, ...]:
+    """The user's tokens that end turns. Raises `ConfigError` for one that is no token, or that is never written."""
+    for place, token in enumerate(options.eot_tokens):
+        where = f".eot_tokens.{place}"
+        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            hint = "add it to model.tokenizer.special_tokens, or choose another"
+            raise ConfigError.at(where, f"'{token}' is {len(ids)} tokens of this tokenizer, not one", hint)
+        if not writes_token(renderer, token):
+            raise ConfigError.at(where, f"the template never writes '{token}' after an answer")
+    modes = {options.train_on_eos, options.train_on_eot} - {None}
+    if tokenizer.eos_token in options.eot_tokens and len(modes) > 1:
+        message = f"'{tokenizer.eos_token}' is the end token too, for which 'train_on_eos' says something else"
+        raise ConfigError.at(".train_on_eot", message, "write the same for both, or one of them")
+    return options.eot_tokens
+
+
+def _split_tokens(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """A warning where a named template writes special tokens that the tokenizer does not know."""
+    name = next((name for name in TEMPLATES if template_text(name) == template), None)
+    needed = TEMPLATES[name].needs if name is not None else ()
+    unknown = [token for token in needed if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1]
+    if unknown:
+        tokens = ", ".join(f'"{token}"' for token in unknown)
+        yield (
+            f"the template '{name}' writes tokens that this tokenizer does not know and splits into several; "
+            f"add them: model.tokenizer.special_tokens: [{tokens}]"
         )
-    for number, message in enumerate(record.messages, start=1):
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise record.origin.error(f"message {number} needs 'role' and 'content' as text")
-    return record
-
-
-def _render(renderer: Renderer, conversation: Conversation) -> Rendered:
-    """The text of the conversation. Raises `DataError` with what the template says against it."""
-    try:
-        return renderer.render(conversation.messages, conversation.tools)
-    except ConfigError:
-        raise
-    except Exception as error:  # Templates run arbitrary expressions on what they are given.
-        raise conversation.origin.error(f"the template refuses the conversation: {error}") from None
-
-
-def _example(conversation: Conversation, input_ids: list[int], labels: list[int]) -> Example:
-    """The example. Raises `DataError` where no token is trained; the first never is, as nothing predicts it."""
-    if all(label == IGNORED for label in labels[1:]):
-        message = "no token to train on"
-        hint = "what the assistant says is empty, or the template does not write or mark it"
-        raise conversation.origin.error(message, hint)
-    return Example(input_ids, labels, conversation.origin)

@@ -1,0 +1,236 @@
+"""Conversations rendered by a template, and what of the text came from which message."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import jinja2
+
+from dumbo.bridge.chat_templates import render_chat_template
+from dumbo.chat.environment import (
+    SPECIAL_TOKENS,
+    compile_chat_template,
+    compile_plain_template,
+    compile_template,
+    marks_generation,
+    read_variables,
+)
+from dumbo.chat.made_up import call, question
+from dumbo.chat.traced import REWRITTEN, TOOLS, Field, runs_of, trace
+from dumbo.data.records import Message
+from dumbo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Keys under which templates look for what an assistant thinks; Transformers fills the first two from any of them."""
+
+_HEADER_KEYS = frozenset({"role", "name", "tool_call_id", "id"})
+"""What templates write before a message, or not at all: no part of what it says."""
+
+REASONING = _REASONING_KEYS[0]
+TOOL_CALLS = "tool_calls"
+"""Pieces of the first call come from `tool_calls.0`."""
+
+
+class UnprovenRenderingError(ValueError):
+    """The text whose origin is known is not the text that the template writes."""
+
+
+class Piece(NamedTuple):
+    """Characters `[start, end)` of a rendered text that came from a message, or from the tools' schemas."""
+
+    start: int
+    end: int
+    field: Field
+    offset: int
+    """The place of the first of them in `field.text`; `REWRITTEN` where they are not those characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The text of a conversation."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+    """In the order of the text."""
+    generated: tuple[tuple[int, int], ...] | None = None
+    """The characters in `{% generation %}` blocks; None where the template has none of them."""
+
+
+class Renderer(Protocol):
+    """Makes text of messages; it raises whatever the template raises, and `UnprovenRenderingError`."""
+
+    marks_generation: bool
+    """Whether the template says what the model writes."""
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
+    ) -> Rendered:
+        """Return the text of the conversation, followed by the header of an answer where `generation_prompt` is set."""
+        ...
+
+
+class TemplateRenderer:
+    """Renders a template of the user's own."""
+
+    def __init__(self, template: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.template = template
+        tokens = tokenizer.special_tokens_map
+        self.tokens = {name: str(tokens[name]) for name in SPECIAL_TOKENS if name in tokens}
+        self.marks_generation = marks_generation(template)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
+    ) -> Rendered:
+        """Return the text of the conversation."""
+        variables = {**self.tokens, "tools": list(tools) or None, "add_generation_prompt": generation_prompt}
+        plain = compile_plain_template(self.template).render(messages=[dict(m) for m in messages], **variables)
+        traced_tools = trace(list(tools), TOOLS, "tools") or None
+        text = compile_template(self.template).render(
+            messages=_traced(messages), **{**variables, "tools": traced_tools}
+        )
+        return _proven(text, plain, self.marks_generation)
+
+
+class ChatTemplateRenderer:
+    """Renders a chat template as the tokenizer's `apply_chat_template` does.
+
+    Raises `ConfigError` for a template that is broken or does not read all of `variables`; where there is none, too.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any], template: str | None = None
+    ) -> None:
+        """`template` goes before the tokenizer's own."""
+        self.tokenizer, self.own_template = tokenizer, template
+        self.variables = {**tokenizer.special_tokens_map, **variables}
+        self._dumps_arguments = False
+        self.template = self._template(())
+        self.marks_generation = marks_generation(self.template)
+        try:
+            read = read_variables(self.template)
+        except jinja2.TemplateSyntaxError as error:
+            message = f"the chat template is broken: line {error.lineno}: {error.message}"
+            raise ConfigError.at("model.tokenizer.chat_template", message) from None
+        for name in variables:
+            if name not in read:
+                message = f"the chat template does not read '{name}' of 'chat_template_kwargs'"
+                names = ", ".join(sorted(read - {"messages", "tools", "documents", *self.variables, *SPECIAL_TOKENS}))
+                hints = [f"it reads {names}"] if names else []
+                raise ConfigError.at(f".chat_template_kwargs.{name}", message, *hints)
+        self._dumps_arguments = self._wants_text()
+
+    def _wants_text(self) -> bool:
+        """Whether the template takes the arguments of calls as JSON text only: it fails on a mapping."""
+        with suppress(Exception):  # Templates run arbitrary expressions and refuse in any way they like.
+            self.render([question(), call()])
+            return False
+        self._dumps_arguments = True
+        try:
+            self.render([question(), call()])
+        except Exception:
+            return False  # It takes no calls at all.
+        return True
+
+    def _template(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """The text of the template: tokenizers may have several, one of them for conversations with tools."""
+        if self.own_template is not None:
+            return self.own_template
+        try:
+            return str(self.tokenizer.get_chat_template(tools=[dict(tool) for tool in tools] or None))
+        except ValueError:
+            message = "the tokenizer has no chat template"
+            hint = "set it, or use a train format with a template of its own, such as 'jinja_messages'"
+            raise ConfigError.at("model.tokenizer.chat_template", message, hint) from None
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
+    ) -> Rendered:
+        """Return the text of the conversation."""
+        template = self._template(tools)
+        spoken = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        if self._dumps_arguments:
+            spoken = [_with_text_arguments(message) for message in spoken]
+        plain = render_chat_template(template, spoken, tools, generation_prompt, self.variables)
+        text = compile_chat_template(template).render(
+            messages=_traced(spoken),
+            tools=trace(list(tools), TOOLS, "tools") or None,
+            documents=None,
+            add_generation_prompt=generation_prompt,
+            **self.variables,
+        )
+        return _proven(text, plain, marks_generation(template))
+
+
+def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with the arguments of its calls as JSON text."""
+    calls = message.get(TOOL_CALLS)
+    if not isinstance(calls, list | tuple):
+        return dict(message)
+    dumped = []
+    for made in calls:
+        function = made.get("function") if isinstance(made, Mapping) else None
+        if isinstance(function, Mapping) and isinstance(function.get("arguments"), Mapping):
+            text = json.dumps(function["arguments"], ensure_ascii=False)
+            made = {**made, "function": {**function, "arguments": text}}
+        dumped.append(made)
+    return {**message, TOOL_CALLS: dumped}
+
+
+def _traced(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages whose texts know where they come from, with an assistant's thought under every key that it may have."""
+    traced: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        copy = {key: _trace_value(value, index, key) for key, value in message.items()}
+        thought = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), None)
+        if thought is not None:
+            reasoning = trace(thought, index, REASONING)
+            present = {key: reasoning for key in _REASONING_KEYS if key in copy}
+            copy = {"thinking": reasoning, **copy, **present, REASONING: reasoning}
+        traced.append(copy)
+    return traced
+
+
+def _trace_value(value: Any, index: int, key: str) -> Any:
+    if key in _HEADER_KEYS:
+        return value
+    if key == TOOL_CALLS and isinstance(value, list | tuple):
+        return [trace(call, index, f"{TOOL_CALLS}.{place}") for place, call in enumerate(value)]
+    return trace(value, index, key)
+
+
+def _proven(text: str, plain: str, has_marks: bool) -> Rendered:
+    """The text with its pieces. It must be the one that the template writes for texts of the usual kind, and each
+    piece must have the characters of what it is said to come from."""
+    if text != plain:
+        raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+    pieces: list[Piece] = []
+    marks: list[tuple[int, int]] = []
+    position = 0
+    for run in runs_of(text):
+        end = position + run.length
+        if run.generated and end > position:
+            if marks and marks[-1][1] == position:
+                marks[-1] = (marks[-1][0], end)
+            else:
+                marks.append((position, end))
+        if run.field is not None:
+            if run.start != REWRITTEN and plain[position:end] != run.field.text[run.start : run.start + run.length]:
+                raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+            pieces.append(Piece(position, end, run.field, run.start))
+        position = end
+    if position != len(plain):
+        raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+    return Rendered(plain, tuple(pieces), tuple(marks) if has_marks else None)
+
+
+def describe_refusal(error: Exception) -> str:
+    """What a template says against a conversation, in a line."""
+    return " ".join(re.sub(r"<[^>]* object at 0x[0-9a-f]+>", "it", str(error)).split()) or type(error).__name__

@@ -1,0 +1,231 @@
+"""Where each message stands in a rendered conversation, what of it the template leaves out, and where its turn ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dumbo.chat.end_tokens import AnswerFrame
+from dumbo.chat.rendering import REASONING, TOOL_CALLS, Piece, Rendered
+from dumbo.chat.traced import REWRITTEN, TOOLS, Field
+from dumbo.data.masking import Span
+from dumbo.data.records import Conversation, Message
+
+CONTENT = "content"
+
+_TAG = re.compile(r"</?(?:think|reasoning)>")
+_THOUGHT = re.compile(r"<(think|reasoning)>.*?</\1>|\A.*?</(?:think|reasoning)>", re.DOTALL)
+"""A thought within `content`; the tag that opens it may belong to the generation prompt."""
+
+
+class UnprovenTurnError(ValueError):
+    """What a message says, or where, is not certain in the rendered text; `index` is the message's, from 0."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        self.index = index
+        self.reason = reason
+        super().__init__(reason if index == TOOLS else f"message {index + 1}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message in a rendered conversation. All places are characters of its text."""
+
+    index: int
+    role: str
+    pieces: tuple[Piece, ...]
+    """What the template writes of the message; never none."""
+    body: Span
+    """What the model has to write, without the tokens that end the turn: of an assistant all after the generation
+    prompt."""
+    end_of_turn: Span | None
+    end_of_text: Span | None
+    """The tokenizer's end token, where it follows the turn and is not what ends every turn."""
+    left_out: str
+    """What of the message the template leaves out or rewrites, in words; empty where it is all there."""
+    hides_thought: bool
+    """Whether that is what the assistant thought, and nothing else."""
+    follows_prompt: bool
+    """Whether the generation prompt stands before it, as it will at inference; False for other roles."""
+    is_whole: bool
+    """Whether everything stands in one place, once."""
+
+
+def find_turns(rendered: Rendered, conversation: Conversation, frame: AnswerFrame) -> list[Turn | None]:
+    """The turn of each message, None for one of which the template writes nothing at all."""
+    by_message: dict[int, list[int]] = {}
+    for place, piece in enumerate(rendered.pieces):
+        by_message.setdefault(piece.field.message, []).append(place)
+    return [
+        _turn(rendered, index, message, by_message[index], frame) if index in by_message else None
+        for index, message in enumerate(conversation.messages)
+    ]
+
+
+def check_complete(rendered: Rendered, conversation: Conversation, turns: Sequence[Turn | None]) -> None:
+    """Make sure that the template writes all that there is, but for what an assistant thought.
+
+    Raises:
+        UnprovenTurnError: something is left out or rewritten.
+    """
+    if conversation.tools and not any(piece.field.message == TOOLS for piece in rendered.pieces):
+        raise UnprovenTurnError(TOOLS, "the template does not write the tools")
+    for index, (message, turn) in enumerate(zip(conversation.messages, turns, strict=True)):
+        left_out, hides_thought = (turn.left_out, turn.hides_thought) if turn else _left_out(message, ())
+        if left_out and not hides_thought:
+            raise left_out_error(index, left_out)
+
+
+def left_out_error(index: int, what: str) -> UnprovenTurnError:
+    """The error for a message of which something is left out."""
+    return UnprovenTurnError(index, f"the template leaves out or rewrites {what}")
+
+
+def _left_out(message: Message, pieces: Sequence[Piece]) -> tuple[str, bool]:
+    """What the template leaves out, and whether it is nothing but a thought of the assistant's: many leave it out in
+    all turns but the last."""
+    hides_thought = False
+    is_assistant = message["role"] == "assistant"
+    for name, text in _said(message):
+        ours = [piece for piece in pieces if piece.field.name == name]
+        if name.startswith(TOOL_CALLS):
+            if not ours:
+                return "a call of a tool", False
+            continue
+        gaps = list(_gaps(text, ours))
+        if is_assistant:
+            gaps = [gap for gap in gaps if _TAG.sub("", text[slice(*gap)]).strip()]
+        if not gaps:
+            continue
+        thoughts = [match.span() for match in _THOUGHT.finditer(text)] if is_assistant and name == CONTENT else []
+        in_thoughts = all(any(t[0] <= gap[0] and gap[1] <= t[1] for t in thoughts) for gap in gaps)
+        if not in_thoughts and not (is_assistant and name == REASONING and not ours):
+            return "what it thinks" if name == REASONING else f"its {name}", False
+        hides_thought = True
+    return "what it thinks" if hides_thought else "", hides_thought
+
+
+def _said(message: Message) -> Iterator[tuple[str, str]]:
+    """The texts of a message that the template has to write, by name; of a call of a tool only that there is one."""
+    for name in (CONTENT, REASONING):
+        if isinstance(message.get(name), str):
+            yield name, message[name]
+    calls: Any = message.get(TOOL_CALLS) or ()
+    for place, _ in enumerate(calls):
+        yield f"{TOOL_CALLS}.{place}", ""
+
+
+def _gaps(text: str, pieces: Sequence[Piece]) -> Iterator[Span]:
+    """Characters of `text` that no piece has, without the whitespace around them."""
+    if any(piece.offset == REWRITTEN for piece in pieces):
+        return
+    written = sorted((piece.offset, piece.offset + piece.end - piece.start) for piece in pieces)
+    position = 0
+    for start, end in [*written, (len(text), len(text))]:
+        gap = text[position:start]
+        if gap and not gap.isspace():
+            first = position + len(gap) - len(gap.lstrip())
+            yield first, first + len(gap.strip())
+        position = max(position, end)
+
+
+def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
+    """The places of a message's pieces without those where the header of a tool's result names the call again, and
+    without empty ones where there are others: some templates write an empty content behind a tool's result."""
+    seen: set[tuple[Field, int]] = set()
+    kept: list[int] = []
+    spoken = [place for place in places if rendered.pieces[place].end > rendered.pieces[place].start]
+    places = spoken or places[:1]
+    for place in places:
+        piece = rendered.pieces[place]
+        is_call = piece.field.name.startswith(TOOL_CALLS)
+        if not (is_call and piece.offset != REWRITTEN and (piece.field, piece.offset) in seen):
+            kept.append(place)
+        seen.add((piece.field, piece.offset))
+    return kept
+
+
+def _turn(rendered: Rendered, index: int, message: Message, places: list[int], frame: AnswerFrame) -> Turn:
+    all_places, places = set(places), _own_places(rendered, places)
+    text, pieces, role = rendered.text, [rendered.pieces[place] for place in places], str(message["role"])
+    left_out, hides_thought = _left_out(message, pieces)
+    first, last = pieces[0].start, pieces[-1].end
+    previous, following = _neighbours(rendered, index, places[0], places[-1])
+    start, follows_prompt = first, False
+    if role == "assistant":
+        start, follows_prompt = _answer_start(text, previous, first, frame)
+    end_of_turn, end_of_text = _ends(text, last, following, frame)
+    ends = [end for end in (end_of_turn, end_of_text) if end]
+    body = (start, ends[0][0] if ends and role == "assistant" else last)
+    if rendered.generated is not None and role == "assistant":
+        within = [span for span in rendered.generated if previous <= span[0] and span[1] <= following]
+        # After an empty answer its own mark begins, with the end of its turn.
+        marked = [span for span in within if previous < span[0] or first <= span[1]]
+        body = (marked[0][0], marked[-1][1]) if marked else (first, first)
+    return Turn(
+        index=index,
+        role=role,
+        pieces=tuple(pieces),
+        body=body,
+        end_of_turn=end_of_turn,
+        end_of_text=end_of_text,
+        left_out=left_out,
+        hides_thought=hides_thought,
+        follows_prompt=follows_prompt,
+        is_whole=all_places.issuperset(range(places[0], places[-1] + 1)) and not _repeats(pieces),
+    )
+
+
+def _neighbours(rendered: Rendered, index: int, first: int, last: int) -> Span:
+    """Where the nearest pieces of other messages end before the piece at `first` and begin after the one at `last`. An
+    empty piece of the message itself may stand in between, before what begins a call of a tool or behind it."""
+    pieces = rendered.pieces
+    before, after = first - 1, last + 1
+    while before >= 0 and pieces[before].field.message == index:
+        before -= 1
+    while after < len(pieces) and pieces[after].field.message == index:
+        after += 1
+    end = pieces[before].end if before >= 0 else 0
+    return end, pieces[after].start if after < len(pieces) else len(rendered.text)
+
+
+def _answer_start(text: str, previous: int, first: int, frame: AnswerFrame) -> tuple[int, bool]:
+    """Where an answer begins: after the generation prompt, since what follows it is not given at inference (the space
+    before an answer, an empty thought). Templates without one give no more than the header, hence a space between
+    header and answer, or what begins a call of a tool, is the model's to write."""
+    if not frame.generation_prompt:
+        opening = frame.call_opening if text.endswith(frame.call_opening, previous, first) else ""
+        return previous + len(text[previous : first - len(opening)].rstrip(" \t")), True
+    found = text.rfind(frame.generation_prompt, previous, first)
+    return (found + len(frame.generation_prompt), True) if found >= 0 else (first, False)
+
+
+def _ends(text: str, last: int, following: int, frame: AnswerFrame) -> tuple[Span | None, Span | None]:
+    """The first end of turn between a message's last character and the next message, and the end of the text."""
+    end_of_turn = _first(text, frame.end_of_turn, last, following)
+    if frame.end_of_text is None or frame.end_of_text in frame.end_of_turn:
+        return end_of_turn, None
+    return end_of_turn, _first(text, (frame.end_of_text,), end_of_turn[1] if end_of_turn else last, following)
+
+
+def _first(text: str, tokens: Sequence[str], start: int, stop: int) -> Span | None:
+    """The first place of any of `tokens`; of several there, the longest."""
+    found = [(place, -len(token)) for token in tokens if (place := text.find(token, start, stop)) >= 0]
+    if not found:
+        return None
+    place, length = min(found)
+    return place, place - length
+
+
+def _repeats(pieces: Sequence[Piece]) -> bool:
+    """Whether some text stands there more than once."""
+    by_field: dict[Any, int] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.offset):
+        if piece.offset == REWRITTEN or piece.end == piece.start:
+            continue
+        if piece.offset < by_field.get(piece.field, 0):
+            return True
+        by_field[piece.field] = piece.offset + piece.end - piece.start
+    return False
