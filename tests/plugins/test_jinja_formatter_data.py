@@ -8,13 +8,9 @@ from pydantic import ValidationError
 
 from dumbo.data.records import Origin, Row
 from dumbo.errors import DataError
-from dumbo.plugins.jinja_formatter.plugin import (
-    AlpacaOptions,
-    ChatTemplateOptions,
-    JinjaFormatterPlugin,
-    JinjaMessagesOptions,
-    MessagesOptions,
-)
+from dumbo.plugins.jinja_formatter.data_options import AlpacaOptions, MessagesOptions
+from dumbo.plugins.jinja_formatter.plugin import JinjaFormatterPlugin
+from dumbo.plugins.jinja_formatter.train_options import ChatTemplateOptions, JinjaMessagesOptions
 
 
 def row(**values):
@@ -84,7 +80,8 @@ def test_a_missing_column_is_named_with_those_there_are():
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(["a"], "a list"), (None, "null"), (3, "a number"), (True, "true or false"), ({}, "a mapping")]
+    ("value", "kind"),
+    [(["a"], "a list"), (None, "null"), (3, "the number 3"), (True, "true or false"), ({}, "a mapping")],
 )
 def test_a_column_of_another_type_is_refused(value, kind):
     with pytest.raises(DataError) as error:
@@ -120,34 +117,32 @@ def test_only_an_assistant_that_calls_or_thinks_may_say_nothing():
         messages()(row(messages=listed))
 
 
-SHAREGPT = "    this looks like ShareGPT ('from', 'value'); rename them to 'role' and 'content', and the roles "
-
-
-def test_messages_under_another_name_are_found():
+def test_conversations_are_the_messages_where_no_other_column_has_any():
     turn = {"role": "user", "content": "a"}
-    with pytest.raises(DataError) as error:
-        messages()(row(id="1", tags=["x"], conversations=[turn]))
-    assert message_of(error).splitlines() == [
-        "no column 'messages'",
-        "    write `data_format: {type: messages, field_messages: conversations}`",
-        "    the row has 'id', 'tags', 'conversations'",
-    ]
+    assert messages()(row(id="1", tags=["x"], conversations=[turn])).messages == (turn,)
+    for columns in ({"chat": [turn]}, {"conversations": [turn], "rejected": [turn]}):
+        with pytest.raises(DataError) as error:
+            messages()(row(id="1", **columns))
+        assert message_of(error).splitlines() == [
+            "no column 'messages'",
+            f"    write `data_format: {{type: messages, field_messages: {next(iter(columns))}}}`",
+            f"    the row has 'id', {', '.join(repr(name) for name in columns)}",
+        ]
+    with pytest.raises(DataError, match="no column 'messages'"):
+        messages(field_messages="messages")(row(conversations=[turn]))
+
+
+def test_a_row_without_messages_says_what_there_is():
     with pytest.raises(DataError) as error:
         messages()(row(mesages="a", texts=[]))
     assert message_of(error).splitlines()[1] == "    did you mean 'mesages'?"
-
-
-def test_rows_of_sharegpt_are_recognised():
-    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    with pytest.raises(DataError, match="no column 'messages'\\n    rows without messages have the formats alpaca or"):
+        messages()(row(question="a", answer="b"))
     with pytest.raises(DataError) as error:
-        messages()(row(conversations=turns))
-    lines = message_of(error).splitlines()
-    assert lines[1] == "    write `data_format: {type: messages, field_messages: conversations}`"
-    assert lines[2].startswith(SHAREGPT)
-    with pytest.raises(DataError) as error:
-        messages(field_messages="conversations")(row(conversations=turns))
-    lines = message_of(error).splitlines()
-    assert lines[0] == "message 1 has no 'role'" and lines[2].startswith(SHAREGPT)
+        messages()(row(question=[[{"role": "user", "content": "a"}]]))
+    assert message_of(error).splitlines()[1].startswith("    'question' holds lists of messages; a row is one conv")
+    with pytest.raises(DataError, match="'question' is a list of lists"):
+        messages(field_messages="question")(row(question=[[{"role": "user", "content": "a"}]]))
 
 
 def test_messages_keep_other_keys_and_drop_nulls():
@@ -170,26 +165,23 @@ def test_messages_and_tools_can_have_other_columns():
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
-        ("hi", "'messages' is text\n    it must be a list of messages"),
+        ("hi", "'messages' is text\n    it must be a list of messages, or the text of a JSON list"),
+        ('[{"role": "user", "content": "a"}, {', "'messages' is text that is not valid JSON: "),
+        ("[3]", "message 1 is the number 3\n"),
         ([], "'messages' is empty\n    a conversation has at least one message"),
         ([{"role": "user", "content": "a"}, "b"], "message 2 is text\n"),
-        ([{"from": "human", "value": "a"}], "message 1 has no 'role'\n    every message needs 'role' and 'content'; "),
+        ([{"speaker": "a"}], "message 1 has no 'role'\n    every message needs 'role' and 'content'; this one has 'sp"),
         ([{"role": "user", "content": "a"}, {"role": "assistant"}], "message 2 has no 'content'\n"),
         ([{"role": "user", "content": None}], "message 1 has no 'content'\n"),
-        ([{"role": "user", "content": ["a"]}], "'content' of message 1 is a list\n    it must be text"),
-        ([{"role": 1, "content": "a"}], "'role' of message 1 is a number\n    it must be text"),
+        ([{"role": "user", "content": {"text": "a"}}], "'content' of message 1 is a mapping\n    it must be text, or"),
+        ([{"role": "user", "content": ["a"]}], "part 1 of 'content' of message 1 is text\n    each part is"),
+        ([{"role": 1, "content": "a"}], "'role' of message 1 is the number 1\n    it must be text"),
     ],
 )
 def test_bad_messages_say_which_and_what(listed, expected):
     with pytest.raises(DataError) as error:
         messages()(row(messages=listed))
     assert message_of(error).startswith(expected)
-
-
-@pytest.mark.parametrize("tools", ["[]", [1], {"name": "add"}])
-def test_tools_of_another_type_are_refused(tools):
-    with pytest.raises(DataError, match="'tools' is not a list of JSON schemas"):
-        messages()(row(messages=[{"role": "user", "content": "a"}], tools=tools))
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,13 @@ def test_the_first_rows_say_which_format_fits():
     assert "'input' is not text" in fits({"instruction": "a", "input": 3, "output": "b"})[1]
     turn = {"role": "assistant", "content": "x"}
     assert fits({"dialog": [turn]})[0] == {"type": "messages", "field_messages": "dialog"}
-    assert "'from' and 'value'" in fits({"conversations": [{"from": "gpt", "value": "x"}]})[1]
+    asked, answered = {"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}
+    conversations = {"type": "messages", "field_messages": "conversations"}
+    assert fits({"conversations": [asked, answered]}, {"conversations": [asked, answered]})[0] == conversations
+    assert "no message of the role 'assistant'" in fits({"conversations": [asked]})[1]
+    assert fits({"conversations": [asked, {"from": "gpt"}]})[0] == {}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
+    assert fits({"messages": [call]})[0] == {"type": "messages"}
     assert "no message of the role 'assistant'" in fits({"messages": [{"role": "user", "content": "x"}]})[1]
     assert fits({"question": "a", "answer": 3})[0] == {}
 

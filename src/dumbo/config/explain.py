@@ -70,6 +70,9 @@ def _explain(
         return Problem(f"expected the name of a {context['what']}, or a mapping with 'type'", path, place)
     if kind == "choice_unknown":
         typed = (*path, "type") if isinstance(_value_at(source.tree, path), dict) else path
+        if isinstance(_value_at(source.tree, typed), dict):
+            message = f"expected the name of a {context['what']}, got a mapping"
+            return Problem(message, typed, source.place(typed), (FOREIGN_MAPPINGS["type"],))
         hints = unknown_name_hints(context["type"], context["known"])
         return Problem(f"no {context['what']} is called '{context['type']}'", typed, source.place(typed), hints)
     if kind == "value_error":

@@ -14,7 +14,44 @@ _SHARDED = "not available: every process holds a whole copy of the model (DDP)"
 _HUB = "not available: the model is saved in the run's folder, under model/"
 _TRACKERS = "wandb, tensorboard, mlflow and trackio"
 _NO_TRACKER = f"not available: the trackers are {_TRACKERS}; metrics.jsonl in the run's folder has every logged step"
+_PLAIN_TEXT = "write data_format: {type: completion, field: ...} and train_format: completion"
+_TWO_FORMATS = "'{0}' is a data_format here, and '{0}' is a train_format: write both, and text_formatter under plugins"
 _ONE_METHOD = "not available: training is supervised, on the cross entropy of the next token"
+
+_DATA_FORMATS = (
+    *("columns", "alpaca_qa", "camel_ai", "concise_choice", "context_qa", "context_qa_404", "context_qa_v2"),
+    *("creative_answer", "creative_critique", "creative_revise", "explain_choice", "gpt4all", "gpteacher"),
+    *("jeopardy", "metharme", "oasst", "open_orca", "orca_mini", "reflection", "summarize_tldr"),
+)
+_ALPACA_CHAT = "{type: alpaca, prompt: chat}"
+_WITH_SYSTEM = "{type: alpaca, prompt: chat, field_system: system}"
+_RENAMED_FORMATS = (
+    ("alpaca:chat", _ALPACA_CHAT),
+    ("alpaca:phi", "{type: alpaca, prompt: phi}"),
+    ("alpaca_chat", _ALPACA_CHAT),
+    ("alpaca_chat.load", _ALPACA_CHAT),
+    ("alpaca_chat.load_qa", "alpaca_qa"),
+    ("alpaca_chat.load_camel_ai", "camel_ai"),
+    ("alpaca_instruct", "alpaca"),
+    ("alpaca_instruct.load", "alpaca"),
+    ("alpaca_w_system", _WITH_SYSTEM),
+    ("alpaca_w_system.load", _WITH_SYSTEM),
+    ("alpaca_w_system.load_chat", _WITH_SYSTEM),
+    ("alpaca_w_system.load_instruct", "{type: alpaca, field_system: system}"),
+    ("alpaca_w_system.load_open_orca", "open_orca"),
+    ("concisechoice", "concise_choice"),
+    ("context_qa.load", "context_qa"),
+    ("context_qa.load_404", "context_qa_404"),
+    ("context_qa.load_v2", "context_qa_v2"),
+    ("creative_acr.load_answer", "creative_answer"),
+    ("creative_acr.load_critique", "creative_critique"),
+    ("creative_acr.load_revise", "creative_revise"),
+    ("explainchoice", "explain_choice"),
+    ("orcamini", "orca_mini"),
+    ("orcamini.load", "orca_mini"),
+    ("pygmalion", "{type: messages, message_property_mappings: {content: value}}, and the names of its roles"),
+    ("summarizetldr", "summarize_tldr"),
+)
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
     # Model and tokenizer
@@ -86,24 +123,23 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("T", "dataset_train_split", "write datasets.0.split"),
     ("A", "ds_type", "write format"),
     ("L", "train_file", "write path: a file, a folder or a pattern"),
+    ("A", "message_field_role", "write message_property_mappings: {role: ...} into data_format"),
+    ("A", "message_field_content", "write message_property_mappings: {content: ...} into data_format"),
+    ("A", "message_field_training", "write message_property_mappings: {train: ...} into data_format"),
     (
         "A",
-        "message_property_mappings message_field_role message_field_content roles conversation",
-        "not available: messages have 'role' and 'content'; rename them in the file",
+        "message_field_training_detail field_thinking",
+        "write message_property_mappings into data_format; it has a name for that too",
     ),
-    (
-        "A",
-        "roles_to_train train_on_eos train_on_eot message_field_training",
-        "not available: train_on_inputs: false trains what the assistant says and the end of its turns",
-    ),
+    ("A", "field_human field_model", "write roles into data_format: which names stand for user and assistant"),
+    ("A", "conversation template_thinking_key", "remove it; the chat template writes what messages say and think"),
+    ("A", "default_system_message", "write the system message into the rows, or system_prompt with columns"),
+    ("A", "shards shards_idx preprocess_shards", "not available: shorten the file"),
+    ("A", "input_transform input_format", "not available: data_format: columns puts columns together"),
     ("T", "assistant_only_loss completion_only_loss", "write train_on_inputs: false into train_format"),
     ("L", "mask_history", "not available: with train_on_inputs: false every turn of the assistant is trained"),
-    ("T", "dataset_text_field", "rows of plain text are not available; data formats are alpaca and messages"),
-    (
-        "A",
-        "text_column pretraining_dataset",
-        "rows of plain text are not available; data formats are alpaca and messages",
-    ),
+    ("T", "dataset_text_field", _PLAIN_TEXT),
+    ("A", "text_column pretraining_dataset", _PLAIN_TEXT),
     ("A", "test_datasets", "write such a source under datasets, with held_out: true"),
     ("TL", "eval_dataset dataset_test_split", "write such a source under datasets, with held_out: true"),
     ("L", "val_size", "write trainer.data.val_set_size"),
@@ -239,6 +275,7 @@ FOREIGN_KEYS: Mapping[str, str] = MappingProxyType({key: hint for _, keys, hint 
 
 FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
     {
+        "datasets.chat_template": "write train_format: {type: chat_template, chat_template: ...}",
         "model.name": "write model.base_model",
         "model.path": "write model.base_model",
         "model.tokenizer.name": "write model.tokenizer.path",
@@ -248,7 +285,10 @@ FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
 """Whole keys whose last part is an option elsewhere, or near to one -> what to do."""
 
 FOREIGN_MAPPINGS: Mapping[str, str] = MappingProxyType(
-    {"special_tokens": "write model.tokenizer.pad_token, eos_token, bos_token, unk_token"}
+    {
+        "special_tokens": "write model.tokenizer.pad_token, eos_token, bos_token, unk_token",
+        "type": "type names the reader; formats of your own are data_format: {type: columns, format: ...}",
+    }
 )
 """Keys that dumbo has for something else, and which other tools have as mappings -> what to do."""
 
@@ -258,8 +298,13 @@ FOREIGN_TYPES: Mapping[str, str] = MappingProxyType(
         "messages": "'messages' is a data_format here; type names the reader",
         "chat_template": "'chat_template' is a train_format here, and goes with data_format: messages",
         "jinja_messages": "'jinja_messages' is a train_format here; type names the reader",
-        "sharegpt": "'sharegpt' is not available: data_format: messages takes a list of 'role' and 'content'",
-        "completion": "'completion' is not available: data formats are alpaca and messages",
+        "sharegpt": "write data_format: messages, which reads 'from' and 'value' too",
+        **{name: f"'{name}' is a data_format here; type names the reader" for name in _DATA_FORMATS},
+        **{name: f"write data_format: {data_format}" for name, data_format in _RENAMED_FORMATS},
+        **{name: _TWO_FORMATS.format(name) for name in ("completion", "input_output", "stepwise", "tokens")},
+        "stepwise_supervised": "write data_format: stepwise, train_format: stepwise, and text_formatter under plugins",
+        "pretrain": f"{_PLAIN_TEXT}, and text_formatter under plugins",
+        "synthetic": "'synthetic' is a reader here: write type: synthetic, and text_formatter under plugins",
     }
 )
 """What other tools write behind a dataset's `type` (and people behind its formats) -> what to do."""

@@ -22,6 +22,7 @@ _HELD_OUT_WORDS = frozenset({"test", "eval", "val", "valid", "validation", "dev"
 _INSTRUCTIONS = ("instruction", "question", "prompt", "query", "problem", "user")
 _OUTPUTS = ("output", "answer", "response", "completion", "target", "solution", "reply", "assistant")
 _INPUTS = ("input", "context")
+_ANSWERERS = frozenset({"assistant", "gpt"})
 EXAMPLE_HUB_DATA = "tatsu-lab/alpaca"
 
 
@@ -97,10 +98,11 @@ def fitting_format(
         messages = [message for row in rows if isinstance(row.get(name), list) for message in row[name]]
         if not messages or not all(isinstance(message, Mapping) for message in messages):
             continue
-        if any("from" in message and "value" in message for message in messages):
-            return {}, f"the messages in '{name}' have 'from' and 'value', and must have 'role' and 'content'"
-        if all(isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages):
-            if not any(message["role"] == "assistant" for message in messages):
+        role, content = ("from", "value") if all("from" in message for message in messages) else ("role", "content")
+        if all(
+            isinstance(m.get(role), str) and (isinstance(m.get(content), str) or "tool_calls" in m) for m in messages
+        ):
+            if not any(message[role] in _ANSWERERS for message in messages):
                 return {}, f"'{name}' has no message of the role 'assistant', so there is no answer to learn"
             chosen = {"type": "messages"}
             return chosen if name == "messages" else {**chosen, "field_messages": name}, ""

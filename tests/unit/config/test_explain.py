@@ -113,7 +113,16 @@ def complaints(tmp_path, model_folder, rows_file):
         ({"special_tokens": ["x"]}, "unknown option\n    it belongs in 'model.tokenizer'"),
         ({"model.tokenizer.special_tokens": {"pad_token": "x"}}, "got a mapping\n    write model.tokenizer.pad_token"),
         ({"datasets.0.type": "alpaca"}, "no reader is called 'alpaca'\n    'alpaca' is a data_format here"),
-        ({"datasets.0.type": "sharegpt"}, "no reader is called 'sharegpt'\n    'sharegpt' is not available"),
+        (
+            {"datasets.0.type": "sharegpt"},
+            "no reader is called 'sharegpt'\n    write data_format: messages, which reads",
+        ),
+        (
+            {"datasets.0.type": {"system_prompt": "", "format": "{instruction}"}},
+            "datasets.0.type: expected the name of a reader, got a mapping\n    type names the reader; formats of",
+        ),
+        ({"datasets.0.chat_template": "llama3"}, "unknown option\n    write train_format: {type: chat_template, chat_"),
+        ({"datasets.0.type": "context_qa.load_v2"}, "'context_qa.load_v2'\n    write data_format: context_qa_v2"),
         ({"datasets.0.data_format": "chat_template"}, "'chat_template'\n    'chat_template' is a train_format here"),
         # what to write
         ({"trainer.data.shuffle": "off"}, "got 'off' (a text)\n    write false"),
