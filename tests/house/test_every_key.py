@@ -83,7 +83,17 @@ NEEDS = MappingProxyType(
 
 CHAT = MappingProxyType({"datasets.0.train_format": "chat_template"})
 MESSAGES = MappingProxyType({"datasets.0.data_format": {"type": "messages"}})
-TOOLS = CHAT | MESSAGES | {"model.tokenizer.chat_template": "{{ tools }}" + builders.CHATML}
+CHAT_OPTIONS = MappingProxyType({"datasets.0.train_format": {"type": "chat_template"}})
+BRIEFED = MappingProxyType({"datasets.0.data_format": {"type": "messages", "field_messages": "briefed"}})
+COLUMNS = MappingProxyType({"datasets.0.data_format": {"type": "columns"}})
+TOOLS = MappingProxyType(
+    {
+        **CHAT,
+        **MESSAGES,
+        "model.tokenizer.chat_template": "{{ tools | tojson }}" + builders.CHATML,
+        "datasets.0.path": "tools.jsonl",
+    }
+)
 SHIPPED = ("transformers", "transformers_trainer", "polars", "jinja_formatter")
 FROM_SCRATCH = MappingProxyType(
     {
@@ -117,6 +127,22 @@ THROUGH_DATASETS = MappingProxyType(
         "plugins": [*SHIPPED, "huggingface"],
     }
 )
+TEXTS = MappingProxyType(
+    {
+        name: {
+            "datasets.0.path": "steps.jsonl" if name == "stepwise" else "texts.jsonl",
+            "datasets.0.data_format": {"type": name},
+            "datasets.0.train_format": {"type": name},
+            "plugins": [*SHIPPED, "text_formatter"],
+        }
+        for name in ("completion", "input_output", "tokens", "stepwise")
+    }
+)
+COMPLETION = TEXTS["completion"] | {"datasets.0.data_format": {"type": "completion", "field": "output"}}
+RANDOM_IDS = {"type": "synthetic", "sequence_length": 8, "max_input_id": 400} | {
+    kind: {"type": "tokens"} for kind in ("data_format", "train_format")
+}
+SYNTHETIC = MappingProxyType({"datasets.0": RANDOM_IDS, "plugins": [*SHIPPED, "text_formatter"]})
 WITH_TOKENIZER = MappingProxyType({"model.tokenizer.path": "tokenizer-2"})
 TINY = MappingProxyType({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2})
 BEST = MappingProxyType(
@@ -195,10 +221,60 @@ RUNS = MappingProxyType(
         "datasets.data_format.prompt": ({"datasets.0.data_format": {"type": "alpaca"}}, "plain"),
         "datasets.data_format.field_messages": (MESSAGES, "turns"),
         "datasets.data_format.field_tools": (TOOLS, "helpers"),
+        "datasets.data_format.field_system": (MESSAGES, "input"),
+        "datasets.data_format.message_property_mappings": (BRIEFED, {"content": "name"}),
+        "datasets.data_format.roles": (CHAT | MESSAGES, {"assistant": ["user"], "user": ["assistant"]}),
+        "datasets.data_format.split_thinking": (BRIEFED, True),
+        "datasets.data_format.drop_system_message": (BRIEFED, True),
+        "datasets.data_format.system_prompt": (COLUMNS, "Be short."),
+        "datasets.data_format.system_format": (
+            {"datasets.0.data_format": {"type": "columns", "system_prompt": "Be short."}},
+            "Note: {system}",
+        ),
+        "datasets.data_format.format": (COLUMNS, "{input}: {instruction}"),
+        "datasets.data_format.no_input_format": (
+            {"datasets.0.data_format": {"type": "columns", "field_input": "nothing"}},
+            "Do: {instruction}",
+        ),
+        "datasets.data_format.field": (COMPLETION, "instruction"),
+        "datasets.data_format.field (segments)": (TEXTS["input_output"], "parts"),
+        "datasets.data_format.field_input_ids": (TEXTS["tokens"], "other_ids"),
+        "datasets.data_format.field_labels": (TEXTS["tokens"], "targets"),
+        "datasets.data_format.field_labels (steps)": (TEXTS["stepwise"], "verdicts"),
+        "datasets.data_format.field_attention_mask": (TEXTS["tokens"], "mask"),
+        "datasets.data_format.field_prompt": (TEXTS["stepwise"], "instruction"),
+        "datasets.data_format.field_completions": (TEXTS["stepwise"], "thoughts"),
+        "datasets.num_rows": (SYNTHETIC, 20),
+        "datasets.sequence_length": (SYNTHETIC, 16),
+        "datasets.min_input_id": (SYNTHETIC, 300),
+        "datasets.max_input_id": (SYNTHETIC, 300),
+        "datasets.seed": (SYNTHETIC, 1),
+        "datasets.train_format.end_token": (COMPLETION, False),
+        "datasets.train_format.allow_special_tokens": (
+            COMPLETION | {"datasets.0.data_format": {"type": "completion", "field": "marked"}},
+            True,
+        ),
+        "datasets.train_format.train_on_inputs (segments)": (TEXTS["input_output"], True),
+        "datasets.train_format.step_separator": (TEXTS["stepwise"], " "),
+        "datasets.train_format.max_completion_length": (TEXTS["stepwise"], 2),
+        "datasets.train_format.train_on_last_step_only": (TEXTS["stepwise"], True),
         "datasets.train_format.type": ({}, "chat_template"),
         "datasets.train_format.template": ({}, "{{ messages[1].content }}"),
         "datasets.train_format.train_on_inputs": ({}, False),
         "datasets.train_format.train_on_inputs (chat)": ({"datasets.0.train_format": {"type": "chat_template"}}, True),
+        "datasets.train_format.chat_template": (CHAT_OPTIONS, "alpaca"),
+        "datasets.train_format.roles_to_train": (CHAT_OPTIONS, ["user"]),
+        "datasets.train_format.train_on_eos": (CHAT_OPTIONS, "none"),
+        "datasets.train_format.train_on_eot": (CHAT_OPTIONS, "all"),
+        "datasets.train_format.eot_tokens": (
+            CHAT_OPTIONS
+            | {"model.tokenizer.chat_template": builders.CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>")},
+            ["<|endoftext|>"],
+        ),
+        "datasets.train_format.hidden_thinking": (
+            CHAT_OPTIONS | BRIEFED | {"datasets.0.data_format.split_thinking": True},
+            "train",
+        ),
         "datasets.train_format.chat_template_kwargs": (
             {
                 "datasets.0.train_format": {"type": "chat_template"},
@@ -248,6 +324,7 @@ REFUSED = frozenset(
 REFUSED_WITHOUT = frozenset(
     {"trainer.data.on_bad_row", "trainer.data.too_long", "datasets.field", "model.architecture"}
     | {"trainer.watch.after", "trainer.watch.ignore", "datasets.data_dir"}
+    | {"datasets.train_format.allow_special_tokens", "datasets.train_format.hidden_thinking"}
 )
 """Here it is the run without the key that is refused."""
 TRACKERS = frozenset(
@@ -293,9 +370,14 @@ def folder(tmp_path_factory, model_folder):
     for row in builders.alpaca_rows(8):
         row["input"] = row["input"] or "Nothing."
         turns = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
-        more = {"messages": turns, "turns": [*turns, *turns], "tools": [{"name": "a"}], "helpers": [{"name": "bc"}]}
-        rows.append(row | more)
+        more = {"messages": turns, "turns": [*turns, *turns]}
+        brief, thought = {"role": "system", "content": "Be short."}, f"<think>Hm.</think>{row['output']}"
+        briefed = [brief, turns[0], {"role": "assistant", "content": thought, "name": "Ada"}]
+        rows.append(row | more | {"briefed": briefed, "nothing": ""})
     builders.write_rows(folder / "rows.jsonl", rows)
+    tools = {"tools": [{"name": "a"}], "helpers": [{"name": "bc"}]}
+    builders.write_rows(folder / "tools.jsonl", [row | tools for row in rows])
+    write_texts(folder)
     builders.write_rows(folder / "more.jsonl", rows[::-1] + builders.alpaca_rows(12))
     builders.write_rows(folder / "bad.jsonl", [*rows, {"instruction": 3}])
     (folder / "object.json").write_text(json.dumps({"rows": rows, "version": 1}))
@@ -303,6 +385,20 @@ def folder(tmp_path_factory, model_folder):
     builders.write_rows(folder / "splits" / "train.jsonl", rows)
     builders.write_rows(folder / "splits" / "test.jsonl", rows[2:])
     return folder
+
+
+def write_texts(folder):
+    """Rows without messages."""
+    steps = {"completions": ["One.", "Two."], "thoughts": ["Two.", "One."], "labels": [1, 1], "verdicts": [0, 1]}
+    ids = {"input_ids": [90, 91, 92], "other_ids": [92, 91, 90], "targets": [-100, -100, 92], "mask": [0, 1, 1]}
+    texts, solutions = [], []
+    for row in builders.alpaca_rows(8):
+        ask, answer = {"label": False, "text": row["instruction"]}, {"label": True, "text": row["output"]}
+        segments = {"segments": [ask, answer], "parts": [ask, answer, ask, answer]}
+        texts.append(row | ids | segments | {"marked": f"{row['output']}<|endoftext|>"})
+        solutions.append(row | steps | {"prompt": row["output"]})
+    builders.write_rows(folder / "texts.jsonl", texts)
+    builders.write_rows(folder / "steps.jsonl", solutions)
 
 
 def what_happens(changes, model_folder, capsys):
