@@ -17,7 +17,8 @@ VERBS: Mapping[str, str] = MappingProxyType(
     {
         "init": "write a first configuration, from a few questions",
         "train": "train what a configuration file describes (the verb may be left out)",
-        "check": "check a configuration without training; --rows reads some data too",
+        "check": "check a configuration without training; --rows makes tokens of some data too",
+        "inspect": "show rows as they are trained, and what is strange about them",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",
         "report": "write the report of a run again, or compare several runs",
@@ -39,13 +40,15 @@ examples:
   dumbo run.yaml
   dumbo run.yaml trainer.arguments.learning_rate=3e-4
   dumbo check run.yaml --rows
+  dumbo inspect run.yaml
   dumbo explain trainer.arguments.batch_size
   torchrun --nproc-per-node 8 -m dumbo run.yaml
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 the user has something to mend, 130 interrupted."""
+    """Run the command line and return its exit code: 0 done, 1 rows are strange (`inspect`), 2 the user has something
+    to mend, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

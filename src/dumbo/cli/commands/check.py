@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dumbo.configure import Configured
+    from dumbo.data.records import Record
+    from dumbo.data.sources import Source
 
 ROWS = 100
-"""Rows of every source that `--rows` reads."""
+"""Rows of every source that `--rows` makes tokens of."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that go before those of the file")
     parser.add_argument(
-        "--rows", action="store_true", help=f"read the first {ROWS} rows of every source too (tokens are not made)"
+        "--rows",
+        action="store_true",
+        help=f"load the tokenizer too, and make tokens of the first {ROWS} rows of every source",
     )
 
 
@@ -35,21 +43,47 @@ def run(options: argparse.Namespace) -> int:
             raise checked.explain(error) from error
     print(f"{options.config}: the configuration and its {len(checked.plugins.found)} plugins are fine")
     if options.rows:
-        from dumbo.data.build import read_sources
-        from dumbo.plugin_loader import Services
-
-        checked.plugins.bind(Services(output_dir=Path(), say=print, records=tuple, load_model=_no_model))
         try:
-            sources = read_sources(checked.config, checked.plugins, limit=ROWS)
+            _check_rows(checked)
         except ConfigError as error:
             raise checked.explain(error) from error
-        for source in sources:
-            dropped = f", {len(source.bad_rows)} bad ones dropped" if source.bad_rows else ""
-            print(f"  {source.label}: {len(source.records)} rows read{dropped}")
     return 0
 
 
-def _no_model(name: str) -> NoReturn:
-    from dumbo.errors import RunError
+def _check_rows(checked: Configured) -> None:
+    """Make examples of the first rows of every source.
 
-    raise RunError(f"'check' loads no model, and a plugin asks for '{name}' while rows are read")
+    Raises:
+        DumboError: rows that cannot be used, unless the configuration drops them; a tokenizer that cannot be loaded.
+    """
+    from dumbo.data.source_encoder import SourceEncoder
+    from dumbo.data.sources import read_sources
+    from dumbo.inspection.anomalies import find_anomalies, rows
+    from dumbo.inspection.reading import bind_services
+    from dumbo.inspection.tally import tally_source
+    from dumbo.inspection.tokens import load_tokenizer
+    from dumbo.output.numerals import count, percent
+
+    config, plugins = checked.config, checked.plugins
+    asked: list[bool] = []
+    sources: list[Source] = []
+
+    def records() -> Iterator[Record]:
+        asked.append(True)
+        return (record for source in sources if not source.entry.held_out for record in source.records)
+
+    bind_services(plugins, "check", print, records)
+    sources += read_sources(config, plugins, limit=ROWS)
+    tokenizer = load_tokenizer(config, plugins)
+    if asked:
+        print(f"  the tokenizer is learned from the first {ROWS} rows of each source: that of the run has other tokens")
+    limit = config.trainer.data.sequence_length if config.trainer.data.too_long == "error" else None
+    for source in sources:
+        encoder = SourceEncoder(source, plugins, tokenizer)
+        tally = tally_source(source, encoder, tokenizer, limit=limit)
+        source.settle([tally] * tally.rows)
+        dropped = f", {source.num_bad} bad row{'s' if source.num_bad > 1 else ''} dropped" if source.num_bad else ""
+        tokens = f"{count(tally.tokens)} tokens, {percent(tally.share)} trained"
+        print(f"  {source.label}: {rows(tally.rows)}, {tokens}{dropped}")
+        for anomaly in find_anomalies(source, tally, encoder.warnings):
+            print(f"  warning: {anomaly}")
