@@ -69,7 +69,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(LoadOptionsPlugin, "load_kwargs", "a mapping of arguments for from_pretrained", Claim.ANY_NUMBER),
     Interface(ModelPatcherPlugin, "patch_model", "the model", Claim.ANY_NUMBER),
     Interface(ReaderPlugin, "read", "rows", Claim.ANY_NUMBER),
-    Interface(DataFormatPlugin, "build_data_format", "a function from Row to Conversation or Text", Claim.ANY_NUMBER),
+    Interface(DataFormatPlugin, "build_data_format", "a function from Row to a record", Claim.ANY_NUMBER),
     Interface(TrainFormatPlugin, "build_train_format", "a function from a record to Example", Claim.ANY_NUMBER),
     Interface(DatasetPlugin, "transform_dataset", "the training set", Claim.ANY_NUMBER),
     Interface(

@@ -1,13 +1,26 @@
 """The tokenizer_trainer plugin learns a tokenizer from the run's rows: the same each time, and no text is lost."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from transformers import AutoTokenizer
 
 from dumbo.cli.main import main
 from dumbo.config.schema import DatasetEntry, FormatOptions, RunConfig
-from dumbo.data.records import Conversation, Origin, Text
+from dumbo.data.records import (
+    Conversation,
+    Origin,
+    Preference,
+    Prompt,
+    Rating,
+    Record,
+    Segments,
+    Steps,
+    Text,
+    Tokens,
+    texts_of,
+)
 from dumbo.errors import ConfigError, RunError
 from dumbo.plugins.tokenizer_trainer.plugin import TokenizerTrainerOptions, TokenizerTrainerPlugin
 from tests import builders
@@ -151,6 +164,25 @@ def test_a_record_that_the_template_refuses_still_teaches_its_texts():
     assert len(tokenizer(" sum").input_ids) < 4
 
 
+def test_every_kind_of_record_teaches_its_texts():
+    said = ({"role": "user", "content": "ask"},)
+    records = (
+        (Text("text", ORIGIN), ["text"]),
+        (Segments((("one", True), ("two", False)), ORIGIN), ["one", "two"]),
+        (Steps("prompt", ("first", "second"), (1, 0), ORIGIN), ["prompt", "first", "second"]),
+        (Tokens((1, 2), (1, 2), ORIGIN), []),
+        (Prompt(said, ORIGIN), ["ask"]),
+        (Rating(said, ({"role": "assistant", "content": "answer"},), True, ORIGIN), ["ask", "answer"]),
+        (Preference(said, said, ({"role": "assistant", "content": None},), ORIGIN), ["ask", "ask"]),
+        (Conversation(said, ORIGIN), ["ask"]),
+    )
+    assert {type(record) for record, _ in records} == set(get_args(Record))
+    for record, texts in records:
+        assert list(texts_of(record)) == texts
+    solutions = [Steps(f"{line.text}?", (line.text,), (1,), ORIGIN) for line in TEXTS]
+    assert len(trained(solutions, {"vocab_size": 500})[0]) == 500
+
+
 def test_nothing_to_learn_from_is_an_error():
     with pytest.raises(RunError, match="no text to learn from"):
         trained([Text("", ORIGIN)])
@@ -164,7 +196,7 @@ def test_nothing_to_learn_from_is_an_error():
         ({"tokens": ("a", "a")}, {}, "model.tokenizer.tokens: 'a' is listed 2 times"),
         ({"tokens": ("a",), "bos_token": "a"}, {}, "model.tokenizer.tokens: 'a' is an ordinary token here"),
         ({"chat_template": "no.jinja"}, {}, "model.tokenizer.chat_template: the file 'no.jinja' cannot be read"),
-        ({"chat_template": "plain"}, {}, "model.tokenizer.chat_template: is neither a Jinja template nor"),
+        ({"chat_template": "plain"}, {}, "model.tokenizer.chat_template: is neither a named template, nor"),
         ({"chat_template": "{% for %}"}, {}, "model.tokenizer.chat_template: the template is not valid Jinja: line 1"),
         (
             {"tokens": ("a",), "bos_token": "b"},

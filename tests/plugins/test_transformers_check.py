@@ -141,7 +141,8 @@ def test_tokens_that_contradict_are_errors(folder, tokenizer, expected):
         ("chatml.jinja", None),
         ("broken.jinja", "the template 'broken.jinja' is not valid Jinja: line 2: unexpected '}'"),
         ("missing.jinja", "the file 'missing.jinja' cannot be read: No such file or directory"),
-        ("chatml", "is neither a Jinja template nor the path of a .jinja file"),
+        ("chatml", None),
+        ("chatlm", "is neither a named template, nor Jinja, nor the path of a .jinja file"),
     ],
 )
 def test_templates_are_checked(folder, here, template, expected):

@@ -69,6 +69,8 @@ def with_parents(option):
     reader = option.when.removeprefix("type: ")
     if key.startswith("datasets.0.") and reader in READERS:
         owner, changes["datasets.0.type"] = READERS[reader], reader
+        if reader == "synthetic":
+            changes["datasets.0.path"] = builders.REMOVE
     if owner:
         changes["plugins"] = [*SHIPPED, owner]
     for kind in ("data_format", "train_format"):
@@ -173,7 +175,7 @@ ROWS = [json.dumps(row) for row in builders.alpaca_rows(5)]
         ([*ROWS[:2], "not json", *ROWS[2:]], "rows.jsonl:3"),
         ([*ROWS[:2], '["a", "b"]', *ROWS[2:]], "rows.jsonl:3"),
         ([*ROWS[:3], '{"instruction": "x"}', *ROWS[3:]], "rows.jsonl:4: no column 'output'"),
-        ([*ROWS[:3], '{"instruction": "x", "output": 3}', *ROWS[3:]], "rows.jsonl:4: 'output' is a number"),
+        ([*ROWS[:3], '{"instruction": "x", "output": 3}', *ROWS[3:]], "rows.jsonl:4: 'output' is the number 3"),
         ([], "rows.jsonl"),
         (["\x00\x01\x02PK\x03"], "rows.jsonl"),
     ],
@@ -396,7 +398,7 @@ PATCHER = "def patch_model(self, model, config):\n        "
         ),
         (
             "def build_data_format(self, options): return lambda row: 'text'",
-            "plugin 'mine': what build_data_format returned made a str of a row; it must make a Conversation or Text",
+            "plugin 'mine': what build_data_format returned made a str of a row; it must make a record",
         ),
         (
             "def read(self, options): yield {'text': 'a'}",

@@ -13,6 +13,7 @@ from dumbo.chat.traced import TOOLS
 from dumbo.chat.turns import Turn, UnprovenTurnError, check_complete, find_turns
 from dumbo.data.encoding import OffsetEncoder, cut_texts
 from dumbo.data.masking import Span, label_tokens
+from dumbo.data.prompts import STAND_INS, shared_start
 from dumbo.data.records import IGNORED, Conversation, Example, Message, Origin, Record
 from dumbo.data.train_format import Explanation, MessageTokens, TrainFormatter
 from dumbo.errors import ConfigError, DataError
@@ -105,9 +106,10 @@ class ConversationFormatter(TrainFormatter):
         prepared = Prepared(asked, *self._locate(asked, generation_prompt=True), Selection([]))
         if prepared.turns[-1] is None or prepared.turns[-1].left_out:
             raise _ONE_PROMPT.error("the run's train format leaves out the last of these messages")
-        input_ids, offsets = self.encoder.encode(prepared.rendered.text)
-        self._refuse_special_tokens(prepared, input_ids, offsets)
-        return input_ids
+        self._refuse_special_tokens(prepared, *self.encoder.encode(prepared.rendered.text))
+        # What a row has before its answer: a tokenizer may write the end of a text as other tokens than its middle.
+        rows = self.encoder.encode_batch([prepared.rendered.text + answer for answer in STAND_INS])
+        return shared_start([input_ids for input_ids, _ in rows])
 
     def _try_prepare(self, record: Record) -> Prepared | DataError:
         try:

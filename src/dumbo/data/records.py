@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,24 @@ class Steps:
 
 Record = Conversation | Preference | Rating | Prompt | Text | Segments | Tokens | Steps
 """What a data format makes of a row. A train format says which kinds it takes."""
+
+
+def texts_of(record: Record) -> Iterator[str]:
+    """The texts of a record as its row has them; rows that are tokenised already have none."""
+    if isinstance(record, Text):
+        yield record.text
+    elif isinstance(record, Segments):
+        yield from (text for text, _ in record.segments)
+    elif isinstance(record, Steps):
+        yield from (record.prompt, *record.steps)
+    elif not isinstance(record, Tokens):
+        yield from (message["content"] for message in _messages(record) if isinstance(message.get("content"), str))
+
+
+def _messages(record: Conversation | Preference | Rating | Prompt) -> tuple[Message, ...]:
+    if isinstance(record, Preference):
+        return (*record.prompt, *record.chosen, *record.rejected)
+    return (*record.prompt, *record.completion) if isinstance(record, Rating) else record.messages
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def read_source(source: Source, plugins: PluginManager, limit: int | None = None
     options = source.entry.data_format
     with placed(source.index, "data_format"):
         to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
-    words = "a record, such as Conversation or Text"
+    words = "a record"
     to_record = plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
     with placed(source.index):
         rows = _rows(source.entry, plugins)

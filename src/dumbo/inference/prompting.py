@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe
+from dumbo.data.prompts import STAND_INS, shared_start
 from dumbo.data.records import IGNORED, Conversation, Origin, Text, TrainFormat
 from dumbo.data.train_format import TrainFormatter
 from dumbo.errors import DataError, DumboError
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from dumbo.data.dataset import TokenDataset
 
-_ANSWERS = ("A", "z", "7")
-"""Stand-ins for an answer that share no first byte: what their rows have in common is the prompt."""
 _ORIGIN = Origin("the prompt", 1)
 
 
@@ -74,17 +72,17 @@ class PromptWriter:
             written = self._encode.write_prompt(messages)
             if written is not None:
                 return written
-        rows = [self._row(messages, answer) for answer in _ANSWERS]
+        rows = [self._row(messages, answer) for answer in STAND_INS]
         if all(row == rows[0] for row in rows):
             raise _left_out("the answer to these messages")
         if self._leaves_out_last(messages, rows[0]):
             raise _left_out("the last of these messages")
-        return _shared_start(rows)
+        return shared_start(rows)
 
     def end_ids(self) -> list[int]:
         """The special token with which the format ends an answer, where it has one."""
         rows = next(self._made_up_rows(), [])
-        tail = _shared_start(rows)[::-1]
+        tail = shared_start(rows)[::-1]
         special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         return tail[:1] if tail and tail[0] in special else []
 
@@ -93,13 +91,13 @@ class PromptWriter:
         for roles in (["user"], ["system", "user"]):
             messages = [{"role": role, "content": "?"} for role in roles]
             with suppress(DumboError):
-                yield [self._row(messages, answer)[::-1] for answer in _ANSWERS]
+                yield [self._row(messages, answer)[::-1] for answer in STAND_INS]
 
     def _leaves_out_last(self, messages: Sequence[Mapping[str, Any]], row: list[int]) -> bool:
         """Whether the text of the last message makes no difference to its row."""
         *before, last = messages
         try:
-            return all(self._row([*before, {**last, "content": text}], _ANSWERS[0]) == row for text in _ANSWERS)
+            return all(self._row([*before, {**last, "content": text}], STAND_INS[0]) == row for text in STAND_INS)
         except DumboError:  # it reads the text, and does not like it
             return False
 
@@ -137,11 +135,6 @@ def _takes_text(encode: TrainFormat) -> bool:
 def _left_out(what: str) -> DataError:
     hint = "it was written for other conversations: with a system message, or without, or of one question"
     return _ORIGIN.error(f"the run's train format leaves out {what}", hint)
-
-
-def _shared_start(rows: Sequence[Sequence[int]]) -> list[int]:
-    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False))
-    return [tokens[0] for tokens in same]
 
 
 class PlainPromptWriter:

@@ -10,7 +10,7 @@ from jinja2 import TemplateSyntaxError
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dumbo.data.records import Conversation, Record, Text
+from dumbo.data.records import Conversation, Record, texts_of
 from dumbo.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -70,15 +70,11 @@ def _wrap(backend: Tokenizer, tokens: Tokens) -> PreTrainedTokenizerFast:
 
 def _texts(record: Record, tokenizer: PreTrainedTokenizerFast, uses_template: bool) -> Iterator[str]:
     """What the tokenizer will be given, or nearly so: what the chat template makes of a conversation, or its texts."""
-    if isinstance(record, Text):
-        yield record.text
-        return
-    assert isinstance(record, Conversation)
-    text = _rendered(record, tokenizer) if uses_template else None
+    text = _rendered(record, tokenizer) if uses_template and isinstance(record, Conversation) else None
     if text is not None:
         yield text
         return
-    yield from (message["content"] for message in record.messages if isinstance(message.get("content"), str))
+    yield from texts_of(record)
 
 
 def _rendered(record: Conversation, tokenizer: PreTrainedTokenizerFast) -> str | None:
