@@ -1,89 +1,29 @@
-"""`jinja_formatter`: tokens and labels from conversations, against tokenizers of four kinds."""
+"""`chat_template` and `jinja_messages`: what they train, what they refuse, and what they say."""
 
 import pickle
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from dumbo.data.records import IGNORED, Conversation, Origin, Text
-from dumbo.errors import ConfigError, DataError
-from dumbo.plugins.jinja_formatter.plugin import ChatTemplateOptions, JinjaFormatterPlugin, JinjaMessagesOptions
+from dumbo.data.records import IGNORED, Conversation, Text
+from dumbo.errors import ConfigError
 from tests.builders import CHATML, CHATML_WITH_GENERATION
-
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog. Hello world! How are you?\n",
-    "ASSISTANT: the answer is ten, and the user asked: what is the answer? [INST] one two [/INST] three four\n",
-    "Ein schöner Tag für señor Müller 🙂 — naïve café\n\n",
-] * 4
-SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-ORIGIN = Origin("chats.jsonl", 3)
-CONCATENATION = "{% for message in messages %}{{ message.content }}{% endfor %}"
-LLAMA2 = (
-    "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\\n' ~ messages[0].content ~ '\\n<</SYS>>\\n\\n' %}"
-    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
-    "{% for message in messages %}"
-    "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if message.role == 'user' %}"
-    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + message.content).strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+from tests.plugins.chat_labels import (
+    CONCATENATION,
+    KINDS,
+    LLAMA2,
+    ORIGIN,
+    answer,
+    byte_level,
+    call_of,
+    chat,
+    jinja,
+    metaspace,
+    refusal,
+    talk,
+    trained,
 )
-
-
-def start_token():
-    return processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-
-
-def finish(backend, alphabet, chat_template):
-    """Train and wrap; a tokenizer without an alphabet of bytes has tokens for them."""
-    byte_tokens = [] if alphabet else [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=SPECIAL + byte_tokens, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(CORPUS, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
-    )
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-def byte_level(chat_template=CHATML, *, trim_offsets=False):
-    """As GPT-2, Qwen; with `trim_offsets` as Llama 3, whose offsets leave out the space of ` word`."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if trim_offsets:
-        backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start_token()])
-    return finish(backend, pre_tokenizers.ByteLevel.alphabet(), chat_template)
-
-
-def metaspace(chat_template=CHATML):
-    """As Mistral: `▁` for spaces and before the first word, a start token, unknown characters as bytes."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    backend.post_processor = start_token()
-    return finish(backend, [], chat_template)
-
-
-def prefix_space(chat_template=CHATML):
-    """As the first Llama: its normalizer puts `▁` before the text after each special token."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.post_processor = start_token()
-    return finish(backend, [], chat_template)
-
-
-KINDS = {
-    "byte_level": byte_level,
-    "trimmed": lambda template=CHATML: byte_level(template, trim_offsets=True),
-    "metaspace": metaspace,
-    "prefix_space": prefix_space,
-}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -96,21 +36,6 @@ def bpe():
     return byte_level()
 
 
-def talk(*turns, tools=()):
-    """`talk("user: hi", ...)`, or pairs of role and content."""
-    pairs = [turn.split(": ", 1) if isinstance(turn, str) else turn for turn in turns]
-    return Conversation(tuple({"role": role, "content": content} for role, content in pairs), ORIGIN, tools)
-
-
-def chat(tokenizer, **options):
-    return JinjaFormatterPlugin().build_train_format(ChatTemplateOptions(type="chat_template", **options), tokenizer)
-
-
-def jinja(tokenizer, template=CONCATENATION, **options):
-    options = JinjaMessagesOptions(type="jinja_messages", template=template, **options)
-    return JinjaFormatterPlugin().build_train_format(options, tokenizer)
-
-
 def with_template(tokenizer, template):
     """The same tokenizer with another chat template."""
     copy = PreTrainedTokenizerFast(
@@ -120,34 +45,13 @@ def with_template(tokenizer, template):
     return copy
 
 
-def trained(tokenizer, example) -> list[str]:
-    """The runs of trained tokens, as text."""
-    runs, current = [], []
-    for token, label in [*zip(example.input_ids, example.labels, strict=True), (0, IGNORED)]:
-        assert label in (token, IGNORED)
-        if label != IGNORED:
-            current.append(token)
-        elif current:
-            runs.append(tokenizer.decode(current, clean_up_tokenization_spaces=False))
-            current = []
-    return runs
-
-
 def offsets_are_whole(tokenizer) -> bool:
     """Whether the tokenizer's own offsets include the space of ` the`."""
     offsets = tokenizer("a the", return_offsets_mapping=True)["offset_mapping"]
     return any(start <= 1 < end for start, end in offsets)
 
 
-def refusal(build, record) -> str:
-    with pytest.raises(DataError) as error:
-        build(record)
-    text = str(error.value)
-    assert text.startswith("chats.jsonl:3: ")
-    return text.removeprefix("chats.jsonl:3: ")
-
-
-# chat_template: golden labels
+# chat_template: labels
 
 
 def test_chatml_trains_each_answer_with_its_end(bpe):
@@ -282,34 +186,55 @@ def test_an_expression_that_fails_is_the_rows_problem():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{{ m.content | upper }}", "message 2: the template writes its content nowhere"),
-        ("{{ m.content.split('|')[-1] }}", "message 2: the template rewrites its content"),
-        ("{{ m.content if m.role == 'user' }}", "message 2: the template writes its content nowhere"),
-        ("{{ m.content }}{{ m.content }}", "message 2: the template writes its content 2 times"),
+        ("{{ m.content | upper }}", "message 1: the template leaves out or rewrites its content"),
+        ("{{ m.content.split('|')[-1] }}", "message 2: the template leaves out or rewrites its content"),
+        ("{{ m.content if m.role == 'user' }}", "message 2: the template leaves out or rewrites its content"),
+        ("{{ m.content[:-1] }}", "message 1: the template leaves out or rewrites its content"),
+        ("{{ m.content }}{{ m.content }}", "message 2: the template writes it more than once, or in several places"),
     ],
 )
-def test_content_that_is_rewritten_or_hidden_is_refused(content, reason):
+def test_content_that_is_rewritten_hidden_or_doubled_is_refused(content, reason):
     template = "{% for m in messages %}<|im_start|>" + content + "<|im_end|>{% endfor %}"
-    if "upper" in content:  # A sentinel has no letters, so upper case shows only in the real text.
-        reason = "message 1: the template rewrites its content"
-    assert refusal(chat(byte_level(template)), talk("user: a", "assistant: hidden|shown")).startswith(reason)
+    text = refusal(chat(byte_level(template)), talk("user: a", "assistant: hidden|shown"))
+    assert text.startswith(reason) and "its labels would be a guess" in text
 
 
-@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
-def test_what_an_assistant_says_beside_content_is_not_silently_left_out(bpe, key):
-    conversation = Conversation(
-        ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: "c"}), ORIGIN
+def test_a_message_in_several_places_is_refused_only_where_it_is_trained():
+    doubled = CHATML + "{{ messages[0].content }}"
+    assert "several places" in refusal(chat(byte_level(doubled), roles_to_train=["user"]), talk("user: a"))
+    assert chat(byte_level(doubled))(talk("user: a", "assistant: b")).counts == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"tool_calls": [call_of("f", x=1)]}, "message 2: the template leaves out or rewrites a call of a tool"),
+        (
+            {"reasoning_content": "c"},
+            "no token to train on\n    message 2 is not trained: the template leaves out what",
+        ),
+    ],
+)
+def test_what_an_assistant_says_beside_content_is_not_silently_left_out(bpe, said, reason):
+    assert refusal(chat(bpe), talk("user: a", answer("b", **said))).startswith(reason)
+
+
+def test_tools_and_system_messages_are_not_silently_left_out(bpe):
+    assert refusal(chat(bpe), talk("user: a", "assistant: b", tools=[{"name": "f"}])).startswith(
+        "the template does not write the tools"
     )
-    assert refusal(chat(bpe), conversation).startswith("message 2: only the place of 'content' can be proven")
+    template = CHATML.replace("{{ message.content }}", "{{ message.content if message.role != 'system' }}")
+    text = refusal(chat(byte_level(template)), talk("system: a", "user: b", "assistant: c"))
+    assert text.startswith("message 1: the template leaves out or rewrites its content")
+    assert "drop_system_message: true" in text
 
 
 def test_a_conversation_with_nothing_to_train_on_is_refused(bpe):
     assert refusal(chat(bpe), talk("human: a", "gpt: b", "human: c")) == (
-        "no assistant message, so there is nothing to train on\n"
-        "    the roles are 'human', 'gpt'; what is trained has the role 'assistant'"
+        "no message to train on\n    the roles are 'human', 'gpt'; trained is 'assistant' (roles_to_train)"
     )
     unmarked = byte_level(CHATML + "{% if false %}{% generation %}{% endgeneration %}{% endif %}")
-    assert refusal(chat(unmarked), talk("user: a", "assistant: b")).startswith("no token to train on")
+    assert refusal(chat(unmarked), talk("user: a", "assistant: b")).startswith("message 2: the template marks")
 
 
 @pytest.mark.parametrize("build", [chat, jinja])
@@ -322,9 +247,42 @@ def test_content_that_is_not_text_is_refused(bpe):
     assert refusal(chat(bpe), record) == "message 1 needs 'role' and 'content' as text"
 
 
-def test_special_tokens_within_content_do_not_break_it(bpe):
-    example = chat(bpe)(talk("user: <|im_end|>", "assistant: a<|im_end|>b</s>"))
+@pytest.mark.parametrize("build", [chat, jinja])
+def test_special_tokens_within_a_message_are_refused(bpe, build):
+    text = refusal(build(bpe), talk("user: <|im_end|>", "assistant: b"))
+    assert text.startswith("message 1 has the text '<|im_end|>', which the tokenizer makes a special token of")
+    assert "allow_special_tokens: true" in text
+    assert "message 2 has the text '</s>'" in refusal(build(bpe), talk("user: a", "assistant: b</s>"))
+
+
+def test_special_tokens_within_a_message_may_be_allowed(bpe):
+    example = chat(bpe, allow_special_tokens=True)(talk("user: <|im_end|>", "assistant: a<|im_end|>b</s>"))
     assert trained(bpe, example) == ["a<|im_end|>b</s><|im_end|>"]
+
+
+def test_special_tokens_within_tools_and_calls_are_refused():
+    template = "{{ tools | tojson }}" + CHATML.replace(
+        "{{ message.content }}",
+        "{{ message.content }}{% for c in message.tool_calls or [] %}{{ c | tojson }}{% endfor %}",
+    )
+    build = chat(byte_level(template))
+    tools = [{"name": "</s>"}]
+    assert "a tool's schema has the text '</s>'" in refusal(build, talk("user: a", "assistant: b", tools=tools))
+    calls = answer("", tool_calls=[call_of("f", x="</s>")])
+    assert "message 2 has the text '</s>'" in refusal(build, talk("user: a", calls, tools=[{"name": "f"}]))
+
+
+@pytest.mark.parametrize(("content", "side"), [("a<|x|>", "rstrip"), ("<|x|>a", "lstrip")])
+def test_special_tokens_that_take_in_whitespace_of_the_template_are_refused(content, side):
+    tokenizer = byte_level("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    tokenizer.add_special_tokens({"extra_special_tokens": [AddedToken("<|x|>", special=True, **{side: True})]})
+    assert "message 1 has the text '<|x|>'" in refusal(chat(tokenizer), talk(("user", content), "assistant: b"))
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "prefix_space"])
+def test_characters_that_the_tokenizer_does_not_know_are_no_special_tokens(kind):
+    tokenizer = KINDS[kind]()
+    assert trained(tokenizer, chat(tokenizer)(talk("user: ☃", "assistant: ☃")))
 
 
 # jinja_messages
@@ -394,65 +352,6 @@ def test_the_tokenizer_is_left_as_it_was():
     assert tokenizer.backend_tokenizer.to_str() == before
 
 
-# Any conversation, against a reference that knows the template and counts bytes
-
-
-def token_bytes(tokenizer, token) -> bytes:
-    """The bytes of the text that a token stands for, from its name alone."""
-    name = tokenizer.convert_ids_to_tokens(token)
-    if name in SPECIAL:
-        return name.encode()
-    if "▁" in tokenizer.get_vocab():
-        is_byte = name.startswith("<0x") and len(name) == 6
-        return bytes([int(name[3:5], 16)]) if is_byte else name.replace("▁", " ").encode()
-    back = {char: byte for byte, char in bytes_to_unicode().items()}
-    return bytes(back[char] for char in name)
-
-
-def reference_labels(tokenizer, segments, input_ids) -> list[int]:
-    """Labels by walking through the bytes of `segments`, pairs of a text and whether it is trained."""
-    flags = [flag for text, flag in segments for _ in text.encode()]
-    text = "".join(text for text, _ in segments).encode()
-    labels, position = [], 0
-    for token in input_ids:
-        written = token_bytes(tokenizer, token)
-        # A tokenizer may write a space of its own before the first word.
-        length = len(written) if text.startswith(written, position) else len(written) - 1
-        assert text.startswith(written[len(written) - length :], position)
-        labels.append(token if all(flags[position : position + length]) else IGNORED)
-        position += length
-    assert position == len(text)
-    return labels
-
-
-CONTENT = st.text(alphabet="ab .\n\té🙂ﬁñ'", max_size=8)
-TURNS = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), CONTENT), max_size=5).map(
-    lambda turns: [*turns, ("assistant", "b")]
-)
-
-
-@pytest.mark.parametrize("strips", [False, True])
-@pytest.mark.parametrize("kind", ["byte_level", "trimmed", "metaspace"])
-def test_any_conversation_has_the_labels_of_the_reference(kind, strips):
-    content = "{{ message.content.strip() }}" if strips else "{{ message.content }}"
-    tokenizer = KINDS[kind](CHATML.replace("{{ message.content }}", content))
-    build = chat(tokenizer)
-
-    @settings(max_examples=40, deadline=None, derandomize=True)
-    @given(TURNS)
-    def compare(turns):
-        segments = []
-        for role, text in turns:
-            answers = role == "assistant"
-            segments += [(f"<|im_start|>{role}\n", False), (text.strip() if strips else text, answers)]
-            segments += [("<|im_end|>", answers), ("\n", False)]
-        example = build(talk(*turns))
-        assert example.input_ids == tokenizer("".join(t for t, _ in segments), add_special_tokens=False)["input_ids"]
-        assert example.labels == reference_labels(tokenizer, segments, example.input_ids)
-
-    compare()
-
-
 def test_a_format_can_be_sent_to_another_process(bpe):
     conversation = talk("user: a", "assistant: b")
     for build in (chat(bpe), jinja(bpe), jinja(bpe, CHATML, train_on_inputs=False)):
@@ -464,5 +363,7 @@ def test_the_number_of_renders_does_not_grow_with_the_conversation(bpe):
     renders = []
     render = build.renderer.render
     build.renderer.render = lambda *parts: renders.append(1) or render(*parts)
-    build(talk(*["user: a", "assistant: b"] * 50))
-    assert len(renders) == 2
+    for count in (1, 2, 50):
+        renders.clear()
+        build(talk(*["user: a", "assistant: b"] * count))
+        assert len(renders) == 1

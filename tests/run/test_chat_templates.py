@@ -79,8 +79,9 @@ def test_what_is_doubtful_about_every_row_is_said_once(tmp_path, model_folder, r
     chat_run(tmp_path, model_folder, rows_file, "llama3", **{"model.tokenizer.bos_token": "<|endoftext|>"})
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(said) == 2
-    assert 'add them: model.tokenizer.special_tokens: ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]' in (
-        said[0]
+    assert (
+        'add them: model.tokenizer.special_tokens: ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]'
+        in (said[0])
     )
     assert "ends answers in '<|eot_id|>' and never writes the tokenizer's end token '<|im_end|>'" in said[1]
 

@@ -38,7 +38,12 @@ def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: 
     after_answer, after_call = _tail(renderer, answer()), _tail(renderer, call())
     tails = [tail for tail in (after_answer, after_call) if tail is not None]
     eos = str(tokenizer.eos_token) if tokenizer.eos_token else None
-    end = _ending(after_answer, _added_tokens(tokenizer, special=False)) if after_answer is not None else ""
+    added = _added_tokens(tokenizer, special=False)
+    end = _ending(after_answer, added) if after_answer is not None else ""
+    if after_answer is not None and end and end == eos:
+        # Where another token follows at once, that one ends the turn, and the end of the text stands before it.
+        rest = after_answer.partition(end)[2]
+        end = next((token for token in added if rest.startswith(token)), end)
     ends = (end,) if end else ()
     if after_call is not None and not (end and end in after_call):
         # A call has marks of its own, of which the last one ends the turn.

@@ -13,6 +13,7 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
@@ -108,7 +109,7 @@ def _traced_join(
     environment: jinja2.Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None
 ) -> str:
     if attribute is not None:
-        value = [environment.getitem(item, attribute) for item in value]
+        value = map(make_attrgetter(environment, attribute), value)
     return join_with(d, map(str, value))
 
 
@@ -166,6 +167,7 @@ def syntax_error(template: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=16)
 def read_variables(template: str) -> frozenset[str]:
     """The names of the variables that a template reads and does not set itself."""
     return frozenset(meta.find_undeclared_variables(TracingEnvironment(jinja2.Undefined).parse(template)))

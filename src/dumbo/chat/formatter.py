@@ -197,14 +197,15 @@ class ConversationFormatter(TrainFormatter):
         places = np.flatnonzero(self._is_special[input_ids])
         if not len(places):
             return
-        text = prepared.rendered.text
-        pieces = [piece for piece in prepared.rendered.pieces if piece.end > piece.start]
+        rendered = prepared.rendered
+        pieces = [piece for piece in (*rendered.pieces, *rendered.headers) if piece.end > piece.start]
+        pieces.sort(key=lambda piece: piece.start)
         starts = np.array([piece.start for piece in pieces])
         for place in places.tolist():
             token = self._special_tokens[input_ids[place]]
             # Some tokens take in the whitespace beside them, which may be the template's; and what stands for
             # characters that the tokenizer does not know is no text of a message.
-            start = text.find(token, *offsets[place])
+            start = rendered.text.find(token, *offsets[place])
             near = int(np.searchsorted(starts, start + len(token))) - 1
             if start >= 0 and near >= 0 and start < pieces[near].end:
                 message = pieces[near].field.message

@@ -28,15 +28,14 @@ from dumbo.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Keys under which templates look for what an assistant thinks; Transformers fills the first two from any of them."""
 
-_HEADER_KEYS = frozenset({"role", "name", "tool_call_id", "id"})
+HEADER_KEYS = frozenset({"name", "tool_call_id", "id"})
 """What templates write before a message, or not at all: no part of what it says."""
 
-REASONING = _REASONING_KEYS[0]
+REASONING = REASONING_KEYS[0]
 TOOL_CALLS = "tool_calls"
-"""Pieces of the first call come from `tool_calls.0`."""
 
 
 class UnprovenRenderingError(ValueError):
@@ -60,6 +59,8 @@ class Rendered:
     text: str
     pieces: tuple[Piece, ...]
     """In the order of the text."""
+    headers: tuple[Piece, ...] = ()
+    """Names and ids of messages, in the order of the text; they are no part of what is said."""
     generated: tuple[tuple[int, int], ...] | None = None
     """The characters in `{% generation %}` blocks; None where the template has none of them."""
 
@@ -154,6 +155,15 @@ class ChatTemplateRenderer:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
     ) -> Rendered:
         """Return the text of the conversation."""
+        try:
+            return self._render(messages, tools, generation_prompt)
+        except UnprovenRenderingError:
+            # A template that writes the time may have written another one in its second rendering.
+            return self._render(messages, tools, generation_prompt)
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], generation_prompt: bool
+    ) -> Rendered:
         template = self._template(tools)
         spoken = [{key: value for key, value in message.items() if value is not None} for message in messages]
         if self._dumps_arguments:
@@ -189,20 +199,18 @@ def _traced(messages: Sequence[Message]) -> list[dict[str, Any]]:
     traced: list[dict[str, Any]] = []
     for index, message in enumerate(messages):
         copy = {key: _trace_value(value, index, key) for key, value in message.items()}
-        thought = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), None)
+        thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
         if thought is not None:
             reasoning = trace(thought, index, REASONING)
-            present = {key: reasoning for key in _REASONING_KEYS if key in copy}
+            present = {key: reasoning for key in REASONING_KEYS if key in copy}
             copy = {"thinking": reasoning, **copy, **present, REASONING: reasoning}
         traced.append(copy)
     return traced
 
 
 def _trace_value(value: Any, index: int, key: str) -> Any:
-    if key in _HEADER_KEYS:
+    if key == "role":
         return value
-    if key == TOOL_CALLS and isinstance(value, list | tuple):
-        return [trace(call, index, f"{TOOL_CALLS}.{place}") for place, call in enumerate(value)]
     return trace(value, index, key)
 
 
@@ -212,23 +220,27 @@ def _proven(text: str, plain: str, has_marks: bool) -> Rendered:
     if text != plain:
         raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
     pieces: list[Piece] = []
+    headers: list[Piece] = []
     marks: list[tuple[int, int]] = []
     position = 0
+    block = None
     for run in runs_of(text):
         end = position + run.length
-        if run.generated and end > position:
-            if marks and marks[-1][1] == position:
-                marks[-1] = (marks[-1][0], end)
-            else:
-                marks.append((position, end))
+        if run.block is not None and run.block is block:
+            marks[-1] = (marks[-1][0], end)
+        elif run.block is not None:
+            marks.append((position, end))
+        block = run.block
         if run.field is not None:
             if run.start != REWRITTEN and plain[position:end] != run.field.text[run.start : run.start + run.length]:
                 raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
-            pieces.append(Piece(position, end, run.field, run.start))
+            of_message = headers if run.field.name in HEADER_KEYS else pieces
+            of_message.append(Piece(position, end, run.field, run.start))
         position = end
     if position != len(plain):
         raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
-    return Rendered(plain, tuple(pieces), tuple(marks) if has_marks else None)
+    written = tuple(mark for mark in marks if mark[0] < mark[1])
+    return Rendered(plain, tuple(pieces), tuple(headers), written if has_marks else None)
 
 
 def describe_refusal(error: Exception) -> str:

@@ -175,6 +175,7 @@ def _with_ends(
             is_chosen = _trains_end(span, mode, turn, trained, is_marked) if span else None
             if span and is_chosen is not None:
                 (added_here if is_chosen else removed).append(span)
+        added_here.sort()
         if len(added_here) > 1 and not text[added_here[0][1] : added_here[1][0]].strip():
             # To get from one end token to the next the model has to write the whitespace between them.
             added_here = [(added_here[0][0], added_here[1][1])]

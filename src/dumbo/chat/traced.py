@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple, SupportsIndex
@@ -31,8 +31,8 @@ class Run(NamedTuple):
     """None: written by the template."""
     start: int
     """The first of them in `field.text`; `REWRITTEN` where they stand for it in other characters."""
-    generated: bool
-    """Whether they stand in a `{% generation %}` block."""
+    block: object | None
+    """The `{% generation %}` block that they stand in."""
 
 
 REWRITTEN = -1
@@ -50,7 +50,7 @@ class TracedText(str):
     def __new__(cls, text: str = "", runs: Iterable[Run] | None = None) -> TracedText:
         """Text with its runs; without them, the template's own."""
         self = str.__new__(cls, text)
-        self._runs = (Run(len(text), None, 0, False),) if runs is None else tuple(runs)
+        self._runs = (Run(len(text), None, 0, None),) if runs is None else tuple(runs)
         return self
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class TracedText(str):
             first, last = max(start, position), min(stop, position + run.length)
             if first < last or (start == stop and position <= start <= position + run.length and not runs):
                 offset = run.start + first - position if run.start >= 0 else REWRITTEN
-                runs.append(Run(last - first, run.field, offset, run.generated))
+                runs.append(Run(last - first, run.field, offset, run.block))
             position += run.length
         return TracedText(str.__getitem__(self, slice(start, stop)), runs)
 
@@ -172,22 +172,25 @@ def runs_of(text: str) -> tuple[Run, ...]:
     """The runs of a text; plain text is the template's own."""
     if type(text) is TracedText:
         return text._runs
-    return (Run(len(text), None, 0, False),) if text else ()
+    return (Run(len(text), None, 0, None),) if text else ()
 
 
 def mark_generated(text: str) -> TracedText:
-    """The same text, marked as what the model writes."""
-    return TracedText(text, [run._replace(generated=True) for run in runs_of(text)])
+    """The same text, marked as a block of what the model writes."""
+    block = object()
+    return TracedText(text, [run._replace(block=block) for run in runs_of(text)])
 
 
 def trace(value: Any, message: int, name: str) -> Any:
-    """`value` with each text in it traced, keys of mappings included."""
+    """`value` with each text in it traced, keys of mappings included; what is in `name` under a key or at a place is
+    called `name.key`, `name.0`."""
     if isinstance(value, str):
-        return TracedText(value, (Run(len(value), Field(message, name, value), 0, False),))
+        return TracedText(value, (Run(len(value), Field(message, name, value), 0, None),))
     if isinstance(value, Mapping):
-        return {trace(key, message, name): trace(item, message, name) for key, item in value.items()}
+        names = {key: f"{name}.{key}" for key in value}
+        return {trace(key, message, names[key]): trace(item, message, names[key]) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [trace(item, message, name) for item in value]
+        return [trace(item, message, f"{name}.{place}") for place, item in enumerate(value)]
     return value
 
 
@@ -200,17 +203,21 @@ def to_json(
 ) -> str:
     """The filter `tojson` of Transformers' chat templates, which does not escape for HTML as Jinja's own does."""
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    field = _first_field(value)
-    return text if field is None else TracedText(text, (Run(len(text), field, REWRITTEN, False),))
+    fields = list(_fields(value))
+    # The whole text is the first one's, and the others are known to be in it.
+    lengths = [len(text), *[0] * len(fields)]
+    runs = [Run(length, field, REWRITTEN, None) for length, field in zip(lengths, fields, strict=False)]
+    return TracedText(text, runs) if runs else text
 
 
-def _first_field(value: Any) -> Field | None:
-    """Where the first traced text in `value` came from."""
+def _fields(value: Any) -> Iterator[Field]:
+    """Where the traced texts in `value` came from."""
     if isinstance(value, TracedText):
-        return next((run.field for run in value._runs if run.field is not None), None)
-    inner: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        inner = (item for pair in value.items() for item in pair)
+        yield from (run.field for run in value._runs if run.field is not None)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _fields(key)
+            yield from _fields(item)
     elif isinstance(value, list | tuple):
-        inner = value
-    return next((field for item in inner if (field := _first_field(item)) is not None), None)
+        for item in value:
+            yield from _fields(item)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dumbo.chat.end_tokens import AnswerFrame
-from dumbo.chat.rendering import REASONING, TOOL_CALLS, Piece, Rendered
+from dumbo.chat.rendering import REASONING, REASONING_KEYS, TOOL_CALLS, Piece, Rendered
 from dumbo.chat.traced import REWRITTEN, TOOLS, Field
 from dumbo.data.masking import Span
 from dumbo.data.records import Conversation, Message
@@ -88,12 +89,12 @@ def _left_out(message: Message, pieces: Sequence[Piece]) -> tuple[str, bool]:
     all turns but the last."""
     hides_thought = False
     is_assistant = message["role"] == "assistant"
+    calls: Any = message.get(TOOL_CALLS) or ()
+    names = {piece.field.name for piece in pieces}
+    if not all(_is_written(call, f"{TOOL_CALLS}.{place}", names) for place, call in enumerate(calls)):
+        return "a call of a tool", False
     for name, text in _said(message):
         ours = [piece for piece in pieces if piece.field.name == name]
-        if name.startswith(TOOL_CALLS):
-            if not ours:
-                return "a call of a tool", False
-            continue
         gaps = list(_gaps(text, ours))
         if is_assistant:
             gaps = [gap for gap in gaps if _TAG.sub("", text[slice(*gap)]).strip()]
@@ -108,13 +109,24 @@ def _left_out(message: Message, pieces: Sequence[Piece]) -> tuple[str, bool]:
 
 
 def _said(message: Message) -> Iterator[tuple[str, str]]:
-    """The texts of a message that the template has to write, by name; of a call of a tool only that there is one."""
-    for name in (CONTENT, REASONING):
-        if isinstance(message.get(name), str):
-            yield name, message[name]
-    calls: Any = message.get(TOOL_CALLS) or ()
-    for place, _ in enumerate(calls):
-        yield f"{TOOL_CALLS}.{place}", ""
+    """The texts of a message that the template has to write, by name."""
+    if isinstance(message.get(CONTENT), str):
+        yield CONTENT, message[CONTENT]
+    thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
+    if isinstance(thought, str):
+        yield REASONING, thought
+
+
+def _is_written(call: Any, name: str, names: Collection[str]) -> bool:
+    """Whether a call of a tool is written, with each of its arguments: as a whole, or by its name or its value."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return any(other == name or other.startswith(f"{name}.") for other in names)
+    arguments = function.get("arguments")
+    wanted = {f"{name}.function.name"} if "name" in function else set()
+    if isinstance(arguments, Mapping) and f"{name}.function.arguments" not in names:
+        wanted |= {f"{name}.function.arguments.{key}" for key in arguments}
+    return all(any(other == part or other.startswith(f"{part}.") for other in names) for part in wanted)
 
 
 def _gaps(text: str, pieces: Sequence[Piece]) -> Iterator[Span]:
@@ -148,21 +160,19 @@ def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
 
 
 def _turn(rendered: Rendered, index: int, message: Message, places: list[int], frame: AnswerFrame) -> Turn:
+    left_out, hides_thought = _left_out(message, [rendered.pieces[place] for place in places])
     all_places, places = set(places), _own_places(rendered, places)
     text, pieces, role = rendered.text, [rendered.pieces[place] for place in places], str(message["role"])
-    left_out, hides_thought = _left_out(message, pieces)
     first, last = pieces[0].start, pieces[-1].end
     previous, following = _neighbours(rendered, index, places[0], places[-1])
     start, follows_prompt = first, False
     if role == "assistant":
         start, follows_prompt = _answer_start(text, previous, first, frame)
     end_of_turn, end_of_text = _ends(text, last, following, frame)
-    ends = [end for end in (end_of_turn, end_of_text) if end]
+    ends = sorted(end for end in (end_of_turn, end_of_text) if end)
     body = (start, ends[0][0] if ends and role == "assistant" else last)
     if rendered.generated is not None and role == "assistant":
-        within = [span for span in rendered.generated if previous <= span[0] and span[1] <= following]
-        # After an empty answer its own mark begins, with the end of its turn.
-        marked = [span for span in within if previous < span[0] or first <= span[1]]
+        marked = _marks_within(rendered.generated, previous, following, first)
         body = (marked[0][0], marked[-1][1]) if marked else (first, first)
     return Turn(
         index=index,
@@ -176,6 +186,15 @@ def _turn(rendered: Rendered, index: int, message: Message, places: list[int], f
         follows_prompt=follows_prompt,
         is_whole=all_places.issuperset(range(places[0], places[-1] + 1)) and not _repeats(pieces),
     )
+
+
+def _marks_within(marks: Sequence[Span], previous: int, following: int, first: int) -> Sequence[Span]:
+    """The marks between the neighbours of a message whose first character is `first`; one that ends before it right
+    behind the message before belongs to that one, which was empty."""
+    begin = bisect_left(marks, (previous, 0))
+    end = bisect_right(marks, (following, 0))
+    within = [span for span in marks[begin:end] if span[1] <= following]
+    return [span for span in within if previous < span[0] or first <= span[1]]
 
 
 def _neighbours(rendered: Rendered, index: int, first: int, last: int) -> Span:
@@ -207,7 +226,7 @@ def _ends(text: str, last: int, following: int, frame: AnswerFrame) -> tuple[Spa
     end_of_turn = _first(text, frame.end_of_turn, last, following)
     if frame.end_of_text is None or frame.end_of_text in frame.end_of_turn:
         return end_of_turn, None
-    return end_of_turn, _first(text, (frame.end_of_text,), end_of_turn[1] if end_of_turn else last, following)
+    return end_of_turn, _first(text, (frame.end_of_text,), last, following)
 
 
 def _first(text: str, tokens: Sequence[str], start: int, stop: int) -> Span | None:

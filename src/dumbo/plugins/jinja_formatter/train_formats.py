@@ -75,7 +75,7 @@ class JinjaMessages(ConversationFormatter):
     def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[tuple[int, int]]) -> Labelled:
         """To get to the end token the model has to write the whitespace before it."""
         spans, text = prepared.selection.spans, prepared.rendered.text
-        if self._ends_with_answer(prepared):
+        if self.parts.end_of_text != "none" and self._ends_with_answer(prepared):
             spans[-1] = (spans[-1][0], len(text))
         return super()._label(prepared, input_ids, offsets)
 
