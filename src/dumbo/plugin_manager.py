@@ -127,6 +127,18 @@ class PluginManager:
 
         return call
 
+    def guarded_iterator(
+        self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], Iterator[R]]
+    ) -> Callable[[T], Iterator[R]]:
+        """As `guarded`, for a function that yields."""
+        found, what = self._provider(interface, table, name), f"what {_interface(interface).hook} returned"
+
+        def call(item: T) -> Iterator[R]:
+            with _blaming(found, what):
+                yield from function(item)
+
+        return call
+
     def holder(self, interface: type[BasePlugin]) -> BasePlugin:
         """The one plugin in a seat."""
         return self._instances[serving(_interface(interface), self.found)[0].name]

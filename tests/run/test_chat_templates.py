@@ -35,7 +35,8 @@ def test_a_template_from_a_file_is_saved_with_every_checkpoint(tmp_path, model_f
     opened = open_model(run)
     prompt = opened.generator.prompt([{"role": "user", "content": "Add 1 and 2."}])
     assert opened.format == "chat_template"
-    assert opened.generator.tokenizer.decode(prompt) == "user> Add 1 and 2.<|im_end|>\nassistant> "
+    # In rows the space is part of the first word's token, so a prompt leaves it to the model.
+    assert opened.generator.tokenizer.decode(prompt) == "user> Add 1 and 2.<|im_end|>\nassistant>"
 
 
 def test_a_named_template_is_the_tokenizers_from_then_on(tmp_path, model_folder, rows_file):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from dumbo.chat.selection import Selection, TrainedParts, select
 from dumbo.chat.traced import TOOLS
 from dumbo.chat.turns import Turn, UnprovenTurnError, check_complete, find_turns
 from dumbo.data.encoding import OffsetEncoder, cut_texts
-from dumbo.data.masking import Span, label_tokens
+from dumbo.data.masking import Span, label_tokens, offset_array
 from dumbo.data.prompts import STAND_INS, shared_start
 from dumbo.data.records import IGNORED, Conversation, Example, Message, Origin, Record
 from dumbo.data.train_format import Explanation, MessageTokens, TrainFormatter
@@ -21,6 +22,7 @@ from dumbo.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 _ONE_PROMPT = Origin("the prompt", 1)
@@ -79,15 +81,32 @@ class ConversationFormatter(TrainFormatter):
     def encode_batch(self, records: Sequence[Record]) -> list[Example | DataError]:
         """An example for each record, or what makes it unusable."""
         prepared = [self._try_prepare(record) for record in records]
-        texts = [item.rendered.text for item in prepared if isinstance(item, Prepared)]
-        encodings = iter(self.encoder.encode_batch(texts))
+        return self._finish(prepared, self.encoder.start_batch(_texts(prepared)))
+
+    def encode_batches(self, batches: Iterable[Sequence[Record]]) -> Iterator[list[Example | DataError]]:
+        """The same for each of `batches`: while the tokenizer, which is not Python, works on one, the next is
+        rendered."""
+        waiting: tuple[list[Prepared | DataError], Future[list[Encoding]]] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            for batch in batches:
+                prepared = [self._try_prepare(record) for record in batch]
+                started = pool.submit(self.encoder.start_batch, _texts(prepared))
+                if waiting is not None:
+                    yield self._finish(waiting[0], waiting[1].result())
+                waiting = prepared, started
+            if waiting is not None:
+                yield self._finish(waiting[0], waiting[1].result())
+
+    def _finish(self, prepared: Sequence[Prepared | DataError], encoded: list[Encoding]) -> list[Example | DataError]:
+        encodings = iter(encoded)
         results: list[Example | DataError] = []
         for item in prepared:
             if isinstance(item, DataError):
                 results.append(item)
                 continue
             try:
-                results.append(self._example(item, self._label(item, *next(encodings))))
+                encoding = next(encodings)
+                results.append(self._example(item, self._label(item, encoding.ids, encoding.offsets)))
             except DataError as error:
                 results.append(error)
         return results
@@ -106,7 +125,8 @@ class ConversationFormatter(TrainFormatter):
         prepared = Prepared(asked, *self._locate(asked, generation_prompt=True), Selection([]))
         if prepared.turns[-1] is None or prepared.turns[-1].left_out:
             raise _ONE_PROMPT.error("the run's train format leaves out the last of these messages")
-        self._refuse_special_tokens(prepared, *self.encoder.encode(prepared.rendered.text))
+        input_ids, offsets = self.encoder.encode(prepared.rendered.text)
+        self._refuse_special_tokens(prepared, input_ids, offset_array(offsets))
         # What a row has before its answer: a tokenizer may write the end of a text as other tokens than its middle.
         rows = self.encoder.encode_batch([prepared.rendered.text + answer for answer in STAND_INS])
         return shared_start([input_ids for input_ids, _ in rows])
@@ -165,8 +185,9 @@ class ConversationFormatter(TrainFormatter):
         return conversation.origin.error("no token to train on", "the row says that none of its messages is trained")
 
     def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[Span]) -> Labelled:
-        labels, straddling = label_tokens(input_ids, offsets, prepared.selection.spans)
-        self._refuse_special_tokens(prepared, input_ids, offsets)
+        places = offset_array(offsets)
+        labels, straddling = label_tokens(input_ids, places, prepared.selection.spans)
+        self._refuse_special_tokens(prepared, input_ids, places)
         return Labelled(input_ids, labels, offsets, straddling)
 
     def _example(self, prepared: Prepared, labelled: Labelled) -> Example:
@@ -189,31 +210,37 @@ class ConversationFormatter(TrainFormatter):
         """Ids and labels with what stands around every text; chat templates write all of it themselves."""
         return labelled.input_ids, labelled.labels
 
-    def _refuse_special_tokens(self, prepared: Prepared, input_ids: list[int], offsets: list[Span]) -> None:
+    def _refuse_special_tokens(self, prepared: Prepared, input_ids: list[int], offsets: NDArray[np.int64]) -> None:
         """Raise `DataError` where a message has a text that the tokenizer takes for a special token: whoever wrote it
         could end a turn, or begin one."""
         import numpy as np
 
-        places = np.flatnonzero(self._is_special[input_ids])
-        if not len(places):
-            return
+        special = np.flatnonzero(self._is_special[input_ids])
         rendered = prepared.rendered
         pieces = [piece for piece in (*rendered.pieces, *rendered.headers) if piece.end > piece.start]
+        if not len(special) or not pieces:
+            return
         pieces.sort(key=lambda piece: piece.start)
-        starts = np.array([piece.start for piece in pieces])
-        for place in places.tolist():
-            token = self._special_tokens[input_ids[place]]
+        starts, ends = np.array([(piece.start, piece.end) for piece in pieces]).T
+        near = np.searchsorted(starts, offsets[special, 1]) - 1
+        for place, piece in zip(special, near, strict=True):
+            if piece < 0 or ends[piece] <= offsets[place, 0]:
+                continue
             # Some tokens take in the whitespace beside them, which may be the template's; and what stands for
             # characters that the tokenizer does not know is no text of a message.
-            start = rendered.text.find(token, *offsets[place])
-            near = int(np.searchsorted(starts, start + len(token))) - 1
-            if start >= 0 and near >= 0 and start < pieces[near].end:
-                message = pieces[near].field.message
+            token = self._special_tokens[input_ids[place]]
+            start = rendered.text.find(token, *offsets[place].tolist())
+            if 0 <= start < ends[piece] and starts[piece] < start + len(token):
+                message = pieces[piece].field.message
                 whose = "a tool's schema" if message == TOOLS else f"message {message + 1}"
                 raise prepared.conversation.origin.error(
                     f"{whose} has the text '{token}', which the tokenizer makes a special token of",
                     "it could end or begin a turn; remove it, or write allow_special_tokens: true for the train format",
                 )
+
+
+def _texts(prepared: Sequence[Prepared | DataError]) -> list[str]:
+    return [item.rendered.text for item in prepared if isinstance(item, Prepared)]
 
 
 def _explain(

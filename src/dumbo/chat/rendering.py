@@ -38,6 +38,11 @@ REASONING = REASONING_KEYS[0]
 TOOL_CALLS = "tool_calls"
 
 
+_NOT_FOLLOWED = "the template treats texts in a way that cannot be followed"
+_FIRST = 100
+_EVERY = 32
+
+
 class UnprovenRenderingError(ValueError):
     """The text whose origin is known is not the text that the template writes."""
 
@@ -65,6 +70,23 @@ class Rendered:
     """The characters in `{% generation %}` blocks; None where the template has none of them."""
 
 
+class _Checks:
+    """Which conversations are rendered without tracing too, to see that the text is the same: the first ones, each that
+    has other roles or keys than those before, and some of the others. All of them would double the time."""
+
+    def __init__(self) -> None:
+        self.num_seen = 0
+        self.kinds: set[Any] = set()
+
+    def wants(self, messages: Sequence[Message], tools: Sequence[Any], generation_prompt: bool) -> bool:
+        """Whether this one is to be checked; it counts as seen."""
+        kind = (frozenset((message["role"], *message) for message in messages), bool(tools), generation_prompt)
+        is_new = kind not in self.kinds
+        self.kinds.add(kind)
+        self.num_seen += 1
+        return is_new or self.num_seen <= _FIRST or self.num_seen % _EVERY == 0
+
+
 class Renderer(Protocol):
     """Makes text of messages; it raises whatever the template raises, and `UnprovenRenderingError`."""
 
@@ -86,18 +108,21 @@ class TemplateRenderer:
         tokens = tokenizer.special_tokens_map
         self.tokens = {name: str(tokens[name]) for name in SPECIAL_TOKENS if name in tokens}
         self.marks_generation = marks_generation(template)
+        self.checks = _Checks()
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
     ) -> Rendered:
         """Return the text of the conversation."""
         variables = {**self.tokens, "tools": list(tools) or None, "add_generation_prompt": generation_prompt}
-        plain = compile_plain_template(self.template).render(messages=[dict(m) for m in messages], **variables)
         traced_tools = trace(list(tools), TOOLS, "tools") or None
         text = compile_template(self.template).render(
             messages=_traced(messages), **{**variables, "tools": traced_tools}
         )
-        return _proven(text, plain, self.marks_generation)
+        if self.checks.wants(messages, tools, generation_prompt):
+            plain = compile_plain_template(self.template).render(messages=[dict(m) for m in messages], **variables)
+            _check_equal(text, plain)
+        return _located(text, self.marks_generation)
 
 
 class ChatTemplateRenderer:
@@ -113,6 +138,7 @@ class ChatTemplateRenderer:
         self.tokenizer, self.own_template = tokenizer, template
         self.variables = {**tokenizer.special_tokens_map, **variables}
         self._dumps_arguments = False
+        self.checks = _Checks()
         self.template = self._template(())
         self.marks_generation = marks_generation(self.template)
         try:
@@ -168,7 +194,6 @@ class ChatTemplateRenderer:
         spoken = [{key: value for key, value in message.items() if value is not None} for message in messages]
         if self._dumps_arguments:
             spoken = [_with_text_arguments(message) for message in spoken]
-        plain = render_chat_template(template, spoken, tools, generation_prompt, self.variables)
         text = compile_chat_template(template).render(
             messages=_traced(spoken),
             tools=trace(list(tools), TOOLS, "tools") or None,
@@ -176,7 +201,9 @@ class ChatTemplateRenderer:
             add_generation_prompt=generation_prompt,
             **self.variables,
         )
-        return _proven(text, plain, marks_generation(template))
+        if self.checks.wants(spoken, tools, generation_prompt):
+            _check_equal(text, render_chat_template(template, spoken, tools, generation_prompt, self.variables))
+        return _located(text, marks_generation(template))
 
 
 def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,11 +241,15 @@ def _trace_value(value: Any, index: int, key: str) -> Any:
     return trace(value, index, key)
 
 
-def _proven(text: str, plain: str, has_marks: bool) -> Rendered:
-    """The text with its pieces. It must be the one that the template writes for texts of the usual kind, and each
-    piece must have the characters of what it is said to come from."""
+def _check_equal(text: str, plain: str) -> None:
+    """Make sure that tracing changes nothing of what the template writes for texts of the usual kind."""
     if text != plain:
-        raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+        raise UnprovenRenderingError(_NOT_FOLLOWED)
+
+
+def _located(text: str, has_marks: bool) -> Rendered:
+    """The text with its pieces; each must have the characters of what it is said to come from."""
+    plain = str.__str__(text)
     pieces: list[Piece] = []
     headers: list[Piece] = []
     marks: list[tuple[int, int]] = []
@@ -233,12 +264,12 @@ def _proven(text: str, plain: str, has_marks: bool) -> Rendered:
         block = run.block
         if run.field is not None:
             if run.start != REWRITTEN and plain[position:end] != run.field.text[run.start : run.start + run.length]:
-                raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+                raise UnprovenRenderingError(_NOT_FOLLOWED)
             of_message = headers if run.field.name in HEADER_KEYS else pieces
             of_message.append(Piece(position, end, run.field, run.start))
         position = end
     if position != len(plain):
-        raise UnprovenRenderingError("the template treats texts in a way that cannot be followed")
+        raise UnprovenRenderingError(_NOT_FOLLOWED)
     written = tuple(mark for mark in marks if mark[0] < mark[1])
     return Rendered(plain, tuple(pieces), tuple(headers), written if has_marks else None)
 

@@ -10,6 +10,7 @@ from dumbo.data.masking import Span
 from dumbo.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 
@@ -44,8 +45,12 @@ class OffsetEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
         """As `encode`, for many texts at once, on all cores."""
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+        return [(encoding.ids, encoding.offsets) for encoding in self.start_batch(texts)]
+
+    def start_batch(self, texts: Sequence[str]) -> list[Encoding]:
+        """What `encode_batch` makes its lists of. While it runs, other threads of Python do."""
+        encodings: list[Encoding] = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return encodings
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 
 def label_tokens(
-    input_ids: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span]
+    input_ids: Sequence[int], offsets: Sequence[Span] | NDArray[np.int64], spans: Sequence[Span]
 ) -> tuple[list[int], NDArray[np.intp]]:
     """Return the labels, and the positions of the tokens that straddle.
 
@@ -28,8 +28,7 @@ def label_tokens(
     """
     import numpy as np
 
-    places = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets))
-    starts, ends = places[::2], places[1::2]
+    starts, ends = offset_array(offsets).T
     # A span behind the text saves a case for tokens behind the last one.
     edges = np.array([*spans, (2**62, 2**62)], np.int64)
     current = np.searchsorted(edges[:, 1], starts, side="right")
@@ -38,6 +37,15 @@ def label_tokens(
     labels = np.where(inside, np.asarray(input_ids, np.int64), IGNORED)
     straddling = ~inside & (np.maximum(starts, first) < np.minimum(ends, last))
     return labels.tolist(), np.flatnonzero(straddling)
+
+
+def offset_array(offsets: Sequence[Span] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The offsets as an array [tokens, 2] of first characters and of those after the last."""
+    import numpy as np
+
+    if isinstance(offsets, np.ndarray):
+        return offsets
+    return np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2)
 
 
 def join_spans(spans: Iterable[Span]) -> list[Span]:

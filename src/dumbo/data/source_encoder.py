@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from dumbo.data.records import Example, Record
 from dumbo.data.sources import Source, placed
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 256
 """Records of a batch: enough to keep the tokenizer's threads busy, few enough to see a bad row soon."""
-_THREADS = 2
-"""While the tokenizer, which is not Python, works on a batch, another is rendered. More threads wait for each other."""
 
 
 class SourceEncoder:
@@ -51,9 +50,7 @@ class SourceEncoder:
         self.formatter: TrainFormatter | None = made if isinstance(made, TrainFormatter) else None
         """What else the format can do, where it is more than a function."""
         if self.formatter is not None:
-            self._encode_batch = plugins.guarded(
-                *provider, self.formatter.encode_batch, list, "a list with one result for each"
-            )
+            self._encode_batches = plugins.guarded_iterator(*provider[:2], options.type, self.formatter.encode_batches)
             self._explain = plugins.guarded(*provider, self.formatter.explain, Explanation, "an Explanation")
 
     @property
@@ -68,19 +65,14 @@ class SourceEncoder:
                 for record in records:
                     yield record, self._checked(record, self._result(record))
             return
-        batches = _batches(records)
-        pool = ThreadPoolExecutor(_THREADS)
-        try:
-            waiting = [(batch, pool.submit(self._results, batch)) for batch in itertools.islice(batches, _THREADS + 1)]
-            while waiting:
-                batch, future = waiting.pop(0)
-                with placed(self._index, "train_format"):
-                    results = future.result()
-                waiting += [(more, pool.submit(self._results, more)) for more in itertools.islice(batches, 1)]
+        batches, given = itertools.tee(_batches(records))
+        encoded = self._encode_batches(given)
+        with placed(self._index, "train_format"), _few_collections():
+            for batch in batches:
+                results = self._complete(batch, next(encoded, None))
+                gc.collect(1)
                 for record, result in zip(batch, results, strict=True):
                     yield record, self._checked(record, result)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def explain(self, record: Record) -> Explanation | None:
         """The record's example, explained; None where the format is a function that explains nothing.
@@ -93,7 +85,7 @@ class SourceEncoder:
             return None
         with placed(self._index, "train_format"):
             explanation: Explanation = self._explain(record)
-        [(_, ours)] = self.encode([record])
+            ours = self._checked(record, self._encode(record))
         theirs = explanation.example
         where = f"{record.origin.source}:{record.origin.row}"
         if isinstance(ours, DataError):
@@ -105,10 +97,10 @@ class SourceEncoder:
             raise PluginError(f"plugin '{self.plugin}': {where} {message}")
         return explanation
 
-    def _results(self, records: Sequence[Record]) -> Sequence[Example | DataError]:
-        results: Sequence[Example | DataError] = self._encode_batch(records)
-        if len(results) != len(records):
-            raise PluginError(f"plugin '{self.plugin}': {len(results)} results for a batch of {len(records)} records")
+    def _complete(self, batch: Sequence[Record], results: Any) -> Sequence[Example | DataError]:
+        if not isinstance(results, list) or len(results) != len(batch):
+            what = f"{len(results)} results" if isinstance(results, list) else shown(results)
+            raise PluginError(f"plugin '{self.plugin}': {what} for a batch of {len(batch)} records")
         for result in results:
             if not isinstance(result, Example | DataError):
                 raise PluginError(f"plugin '{self.plugin}': a batch has {shown(result)} in it; it must have Examples")
@@ -134,3 +126,16 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     remaining = iter(records)
     while batch := list(itertools.islice(remaining, _AT_ONCE)):
         yield batch
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Collect young garbage after each batch, and nothing else: Python would go through all rows of a large data set
+    again and again, which doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

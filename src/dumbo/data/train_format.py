@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class TrainFormatter(ABC):
     @abstractmethod
     def encode_batch(self, records: Sequence[Record]) -> list[Example | DataError]:
         """An example for each record, or what makes it unusable."""
+
+    def encode_batches(self, batches: Iterable[Sequence[Record]]) -> Iterator[list[Example | DataError]]:
+        """As `encode_batch` for each of `batches`; one that can work on several at once does."""
+        for batch in batches:
+            yield self.encode_batch(batch)
 
     @abstractmethod
     def explain(self, record: Record) -> Explanation:
