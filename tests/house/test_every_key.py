@@ -268,7 +268,7 @@ RUNS = MappingProxyType(
         "datasets.train_format.train_on_eot": (CHAT_OPTIONS, "all"),
         "datasets.train_format.eot_tokens": (
             CHAT_OPTIONS
-            | {"model.tokenizer.chat_template": builders.CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>")},
+            | {"model.tokenizer.chat_template": builders.CHATML.replace("<|im_end|>", "<|im_end|> <|endoftext|>")},
             ["<|endoftext|>"],
         ),
         "datasets.train_format.hidden_thinking": (

@@ -123,6 +123,8 @@ class _Decision:
     def _ends(self, segment: Segment, kind: str) -> bool:
         index, choice = segment.message, self.choice
         mode = (choice.eot or choice.eos) if kind == "eot" else choice.eos
+        if kind == "eot" and segment.text == "</s>":  # turns end in the tokenizer's end token
+            mode = choice.eos or choice.eot
         if mode is None and choice.marked and self.roles[index] == "assistant":
             return index in self.trained and (segment.generated or choice.whole_text)
         chosen = {"turn": self.trained, "all": [index], "last": self.trained[-1:], "none": []}

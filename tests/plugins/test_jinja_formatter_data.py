@@ -172,7 +172,7 @@ def test_messages_and_tools_can_have_other_columns():
         ([{"role": "user", "content": "a"}, "b"], "message 2 is text\n"),
         ([{"speaker": "a"}], "message 1 has no 'role'\n    every message needs 'role' and 'content'; this one has 'sp"),
         ([{"role": "user", "content": "a"}, {"role": "assistant"}], "message 2 has no 'content'\n"),
-        ([{"role": "user", "content": None}], "message 1 has no 'content'\n"),
+        ([{"role": "user", "content": None}], "message 1 has null as its 'content'\n"),
         ([{"role": "user", "content": {"text": "a"}}], "'content' of message 1 is a mapping\n    it must be text, or"),
         ([{"role": "user", "content": ["a"]}], "part 1 of 'content' of message 1 is text\n    each part is"),
         ([{"role": 1, "content": "a"}], "'role' of message 1 is the number 1\n    it must be text"),

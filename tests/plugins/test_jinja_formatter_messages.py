@@ -230,7 +230,7 @@ def test_only_an_assistant_calls_and_in_one_place():
     assert refusal([ASKED | {"tool_calls": [ADD]}])[0] == "message 1 calls a tool and has the role 'user'"
     both = {"tool_calls": [ADD], "function_call": {"name": "add"}}
     assert refusal([ANSWERED | both])[0] == "message 1 has 'tool_calls', 'function_call'"
-    assert refusal([{"role": "tool", "content": None}])[0] == "message 1 has no 'content'"
+    assert refusal([{"role": "tool", "content": None}])[0] == "message 1 has null as its 'content'"
 
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}

@@ -261,3 +261,26 @@ def test_a_template_may_write_the_time_of_day():
     tokenizer = byte_level("{{ strftime_now('%H:%M:%S') }}" + CHATML)
     build = chat(tokenizer)
     assert all(trained(tokenizer, build(talk("user: a", "assistant: b"))) for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train_on_eos": "turn", "train_on_eot": "none"}, "<|channel|>final<|message|>b<|return|>"),
+        ({"train_on_eos": "none", "train_on_eot": "turn"}, "<|channel|>final<|message|>b"),
+        ({"train_on_eot": "none"}, "<|channel|>final<|message|>b"),
+    ],
+)
+def test_the_end_of_the_text_is_trained_by_its_own_option(options, said):
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"extra_special_tokens": list(TEMPLATES["gpt_oss"].needs), "eos_token": "<|return|>"})
+    build = chat(tokenizer, chat_template="gpt_oss", **options)
+    assert trained(tokenizer, build(talk("user: a", "assistant: b"))) == [said]
+
+
+def test_the_end_of_a_call_is_trained_where_the_tokenizer_does_not_know_it():
+    tokenizer = byte_level()
+    tool = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+    conversation = talk("user: 2 + 3?", answer(tool_calls=[call_of("add", a=2)]), tools=[tool])
+    [said] = trained(tokenizer, chat(tokenizer, chat_template="gpt_oss")(conversation))
+    assert said.endswith("<|call|>")

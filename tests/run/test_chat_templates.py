@@ -49,15 +49,55 @@ def test_a_named_template_is_the_tokenizers_from_then_on(tmp_path, model_folder,
     assert open_model(run).generator.prompt(said) == tokenizer(written, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("other", ["chat_template", {"type": "chat_template", "chat_template": "zephyr"}])
-def test_two_templates_in_a_run_are_refused(tmp_path, model_folder, rows_file, capsys, other):
-    alpaca = {"type": "chat_template", "chat_template": "alpaca"}
-    source = {"path": str(rows_file), "type": "huggingface_polars", "data_format": "alpaca", "train_format": other}
-    changes = {"datasets.0.train_format": alpaca, "datasets.1": source}
+def two_sources(rows_file, first, second):
+    """Changes that give a run two sources, each with a train format."""
+    source = {"path": str(rows_file), "type": "huggingface_polars", "data_format": "alpaca", "train_format": second}
+    return {"datasets.0.train_format": first, "datasets.1": source}
+
+
+ALPACA = {"type": "chat_template", "chat_template": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"datasets.1.train_format.chat_template": "zephyr"},
+        {"model.tokenizer.chat_template": "zephyr", "datasets.1.train_format": "chat_template"},
+    ],
+)
+def test_two_templates_in_a_run_are_refused_before_anything_is_loaded(tmp_path, rows_file, capsys, changes):
+    changes = {**two_sources(rows_file, ALPACA, ALPACA), **changes}
+    file = builders.write_config(tmp_path, Path("nobody/nothing"), rows_file, changes)
+    assert main(["check", str(file)]) == 2
+    assert "train_format.chat_template: another template than " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["check", "--rows"], ["inspect"], ["train"]])
+def test_a_template_beside_the_tokenizers_own_is_refused(tmp_path, model_folder, rows_file, capsys, words):
+    changes = two_sources(rows_file, ALPACA, "chat_template")
     file = builders.write_config(tmp_path, model_folder, rows_file, changes)
-    assert main(["train", str(file)]) == 2
+    assert main([*words, str(file)]) == 2
     message = capsys.readouterr().err
-    assert "datasets.1.train_format" in message and "another template than that of datasets.0" in message
+    assert "datasets.1.train_format: it writes by another chat template than datasets.0" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_on_eos": "foo"}, ".train_on_eos: expected one of turn, all, last, none"),
+        ({"train_on_eoss": "all"}, ".train_on_eoss: unknown option\n    did you mean 'train_on_eos'?"),
+        ({"eot_tokens": "</s>"}, ".eot_tokens: expected "),
+        ({"chat_template": 3}, ".chat_template: expected a text, got 3"),
+        ({"roles_to_train": ["asistant"]}, ".roles_to_train: no role is called 'asistant': did you mean 'assistant'?"),
+        ({"roles_to_train": []}, ".roles_to_train: needs at least one entry"),
+        ({"roles_to_train": ["user"], "train_on_inputs": True}, "datasets.0.train_format: 'roles_to_train' chooses"),
+    ],
+)
+def test_a_mistake_beside_a_template_is_told_at_its_place(tmp_path, rows_file, capsys, options, message):
+    changes = {"datasets.0.train_format": {"type": "chat_template", "chat_template": "chatml", **options}}
+    file = builders.write_config(tmp_path, Path("nobody/nothing"), rows_file, changes)
+    assert main(["check", str(file)]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

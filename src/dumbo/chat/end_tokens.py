@@ -23,6 +23,8 @@ class AnswerFrame:
     """What the template writes before an answer at inference; empty where it writes nothing more than the question."""
     call_opening: str
     """Of a template without generation prompt: what begins a call of a tool."""
+    closing: str
+    """What stands between an answer and its end."""
     end_of_turn: tuple[str, ...]
     """Texts that end an answer: those that the user chose, or those found after answers that nothing follows."""
     end_of_text: str | None
@@ -31,6 +33,10 @@ class AnswerFrame:
     """Whether the template writes the tokenizer's end token after an answer."""
     renders_answers: bool
     """Whether a made-up question and answer could be rendered; if not, nothing is known."""
+    strips_left: frozenset[str] = frozenset()
+    """Tokens that take in the whitespace before them."""
+    strips_right: frozenset[str] = frozenset()
+    """Tokens that take in the whitespace behind them."""
 
 
 def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: Sequence[str] = ()) -> AnswerFrame:
@@ -44,18 +50,23 @@ def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: 
         # Where another token follows at once, that one ends the turn, and the end of the text stands before it.
         rest = after_answer.partition(end)[2]
         end = next((token for token in added if rest.startswith(token)), end)
+    if end and _opens_answers(renderer, end):
+        end = ""  # A header that stands ready for the next answer, and not the end of this one.
     ends = (end,) if end else ()
     if after_call is not None and not (end and end in after_call):
         # A call has marks of its own, of which the last one ends the turn.
-        last = _last_of(after_call, _added_tokens(tokenizer, special=True))
+        last = _last_of(after_call, _added_tokens(tokenizer, special=True)) or after_call.strip()
         ends = (*ends, last) if last else ends
     return AnswerFrame(
         generation_prompt=_generation_prompt(renderer),
         call_opening=_call_opening(renderer),
+        closing=_before_first(after_answer or "", tuple(chosen) or ends),
         end_of_turn=tuple(chosen) or ends,
         end_of_text=eos,
         writes_end_of_text=eos is not None and any(eos in tail for tail in tails),
         renders_answers=bool(tails),
+        strips_left=frozenset(str(token) for token in tokenizer.added_tokens_decoder.values() if token.lstrip),
+        strips_right=frozenset(str(token) for token in tokenizer.added_tokens_decoder.values() if token.rstrip),
     )
 
 
@@ -66,6 +77,22 @@ def writes_token(renderer: Renderer, token: str) -> bool:
             rendered = _try_render(renderer, [*before, said, question(), said])
             if rendered is not None and token in rendered.text:
                 return True
+    return False
+
+
+def _before_first(text: str, tokens: Sequence[str]) -> str:
+    """What stands before the first of `tokens`; empty where there is none."""
+    places = [place for token in tokens if (place := text.find(token)) >= 0]
+    return text[: min(places, default=0)]
+
+
+def _opens_answers(renderer: Renderer, text: str) -> bool:
+    """Whether `text` stands right before an answer."""
+    for before in beginnings():
+        rendered = _try_render(renderer, [*before, answer()])
+        starts = [piece.start for piece in rendered.pieces if piece.field.message == len(before)] if rendered else []
+        if rendered and starts:
+            return rendered.text[: min(starts)].rstrip().endswith(text.strip())
     return False
 
 

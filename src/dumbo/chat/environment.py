@@ -25,6 +25,16 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token
 VARIABLES = ("messages", "tools", "add_generation_prompt", *SPECIAL_TOKENS)
 """What a template of the user's own is given."""
 
+_SIMPLE_FILTERS = frozenset(
+    {"trim", "length", "count", "tojson", "default", "d", "join", "list", "first", "last", "replace", "items", "string"}
+    | {"selectattr", "rejectattr", "select", "reject", "map", "reverse", "int", "dictsort", "lower", "upper", "title"}
+)
+_SIMPLE_METHODS = frozenset(
+    {"split", "rsplit", "strip", "lstrip", "rstrip", "replace", "partition", "rpartition", "splitlines", "join"}
+    | {"removeprefix", "removesuffix", "startswith", "endswith", "find", "rfind", "index", "count", "upper", "lower"}
+    | {"title", "items", "keys", "values", "get"}
+)
+
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
@@ -165,6 +175,17 @@ def syntax_error(template: str) -> str | None:
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
     return None
+
+
+@lru_cache(maxsize=16)
+def is_simple(template: str) -> bool:
+    """Whether a template does nothing to texts that could give another result for traced ones: it has no filters and
+    calls no methods but those of which that is tested."""
+    tree = TracingEnvironment(jinja2.Undefined).parse(template)
+    filters = {node.name for node in tree.find_all(nodes.Filter)}
+    called = (call.node for call in tree.find_all(nodes.Call))
+    methods = {node.attr for node in called if isinstance(node, nodes.Getattr)}
+    return filters <= _SIMPLE_FILTERS and methods <= _SIMPLE_METHODS
 
 
 @lru_cache(maxsize=16)

@@ -119,7 +119,7 @@ class ConversationFormatter(TrainFormatter):
 
     def write_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int] | None:
         """The ids of `messages` and of the template's generation prompt; None where it has none."""
-        if not self.frame.generation_prompt:
+        if not self.frame.generation_prompt or not messages:
             return None
         asked = Conversation(tuple(messages), _ONE_PROMPT, tuple(tools))
         prepared = Prepared(asked, *self._locate(asked, generation_prompt=True), Selection([]))
@@ -129,7 +129,11 @@ class ConversationFormatter(TrainFormatter):
         self._refuse_special_tokens(prepared, input_ids, offset_array(offsets))
         # What a row has before its answer: a tokenizer may write the end of a text as other tokens than its middle.
         rows = self.encoder.encode_batch([prepared.rendered.text + answer for answer in STAND_INS])
-        return shared_start([input_ids for input_ids, _ in rows])
+        return self._with_start(shared_start([input_ids for input_ids, _ in rows]))
+
+    def _with_start(self, input_ids: list[int]) -> list[int]:
+        """The ids of a prompt with what stands before every text."""
+        return input_ids
 
     def _try_prepare(self, record: Record) -> Prepared | DataError:
         try:
@@ -226,11 +230,12 @@ class ConversationFormatter(TrainFormatter):
         for place, piece in zip(special, near, strict=True):
             if piece < 0 or ends[piece] <= offsets[place, 0]:
                 continue
-            # Some tokens take in the whitespace beside them, which may be the template's; and what stands for
-            # characters that the tokenizer does not know is no text of a message.
+            # Some tokens take in the whitespace beside them, which may be the message's; some are found in any case;
+            # and what stands for characters that the tokenizer does not know is no token's text.
             token = self._special_tokens[input_ids[place]]
-            start = rendered.text.find(token, *offsets[place].tolist())
-            if 0 <= start < ends[piece] and starts[piece] < start + len(token):
+            first, last = offsets[place].tolist()
+            own = rendered.text[max(first, starts[piece]) : min(last, ends[piece])].strip()
+            if own and token.casefold() in rendered.text[first:last].casefold():
                 message = pieces[piece].field.message
                 whose = "a tool's schema" if message == TOOLS else f"message {message + 1}"
                 raise prepared.conversation.origin.error(
@@ -296,7 +301,7 @@ def _unproven(error: UnprovenTurnError, conversation: Conversation) -> DataError
     elif "thinks" in error.reason:
         hint = "hidden_thinking: mask leaves such turns untrained, and train trains them as they are written"
     elif conversation.messages[error.index]["role"] == "system":
-        hint = "use a template that writes it, or drop_system_message: true in the data format"
+        hint = "use a template that writes it as it is, or drop_system_message: true in the data format"
     else:
         hint = "its labels would be a guess; use a template that writes it as it is, or on_bad_row: drop"
     return conversation.origin.error(str(error), hint)

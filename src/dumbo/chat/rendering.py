@@ -17,6 +17,7 @@ from dumbo.chat.environment import (
     compile_chat_template,
     compile_plain_template,
     compile_template,
+    is_simple,
     marks_generation,
     read_variables,
 )
@@ -39,8 +40,8 @@ TOOL_CALLS = "tool_calls"
 
 
 _NOT_FOLLOWED = "the template treats texts in a way that cannot be followed"
-_FIRST = 100
-_EVERY = 32
+_FIRST_CHECKED = 100
+_CHECKED_EVERY = 32
 
 
 class UnprovenRenderingError(ValueError):
@@ -71,10 +72,12 @@ class Rendered:
 
 
 class _Checks:
-    """Which conversations are rendered without tracing too, to see that the text is the same: the first ones, each that
-    has other roles or keys than those before, and some of the others. All of them would double the time."""
+    """Which conversations are rendered without tracing too, to see that the text is the same: all of them. Of templates
+    that do only what is known to be the same for traced texts, it is the first ones, each that has other roles or keys
+    than those before, and some of the others: to do it for all doubles the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: str) -> None:
+        self.template = template
         self.num_seen = 0
         self.kinds: set[Any] = set()
 
@@ -84,7 +87,8 @@ class _Checks:
         is_new = kind not in self.kinds
         self.kinds.add(kind)
         self.num_seen += 1
-        return is_new or self.num_seen <= _FIRST or self.num_seen % _EVERY == 0
+        is_due = is_new or self.num_seen <= _FIRST_CHECKED or self.num_seen % _CHECKED_EVERY == 0
+        return is_due or not is_simple(self.template)
 
 
 class Renderer(Protocol):
@@ -108,7 +112,7 @@ class TemplateRenderer:
         tokens = tokenizer.special_tokens_map
         self.tokens = {name: str(tokens[name]) for name in SPECIAL_TOKENS if name in tokens}
         self.marks_generation = marks_generation(template)
-        self.checks = _Checks()
+        self.checks = _Checks(template)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
@@ -138,8 +142,8 @@ class ChatTemplateRenderer:
         self.tokenizer, self.own_template = tokenizer, template
         self.variables = {**tokenizer.special_tokens_map, **variables}
         self._dumps_arguments = False
-        self.checks = _Checks()
         self.template = self._template(())
+        self.checks = _Checks(self.template)
         self.marks_generation = marks_generation(self.template)
         try:
             read = read_variables(self.template)

@@ -31,7 +31,8 @@ class TrainedParts:
     """Of which turns the tokenizer's end token is trained: of the trained ones, all, the last trained one, or none.
     None is `turn`, or as the template marks it, where it has marks."""
     end_of_turn: EndMode | None = None
-    """The same for what ends a turn; None is as `end_of_text`."""
+    """The same for what else ends a turn; None is as `end_of_text`. Where turns end in the tokenizer's end token,
+    either of the two stands for both."""
     hidden_thinking: HiddenThinking = "mask"
     """A trained turn of which the template hides the thought: not trained, trained as it is written, or an error. Of no
     account where everything is trained."""
@@ -69,6 +70,11 @@ def select(
         is_trained = _trains(training, whole)
         if is_trained:
             _check_text(index, turn, parts)
+        elif parts.whole_text and (
+            turn.left_out and not turn.hides_thought if turn else _has_text(conversation, index)
+        ):
+            # Of the whole text it could not be told apart.
+            raise left_out_error(index, "what is not to be trained")
         if turn is None:
             continue
         if is_trained and turn.hides_thought and parts.hidden_thinking == "mask" and not parts.whole_text:
@@ -88,6 +94,10 @@ def select(
     marked = rendered.generated is not None
     spans = _with_ends(join_spans(spans), rendered.text, turns, trained, parts, marked)
     return Selection(spans, frozenset(trained), +counts, tuple(remarks))
+
+
+def _has_text(conversation: Conversation, index: int) -> bool:
+    return bool(str(conversation.messages[index].get(CONTENT) or "").strip())
 
 
 def _check_text(index: int, turn: Turn | None, parts: TrainedParts) -> None:
@@ -133,7 +143,7 @@ def _characters(turn: Turn, training: MessageTraining, whole: bool) -> Iterator[
     """The trained characters of a turn, without what ends it."""
     ranges = {CONTENT: training.content, REASONING: training.reasoning}
     if not any(ranges.values()):
-        yield turn.body
+        yield from turn.marks or (turn.body,)
         return
     for piece in turn.pieces:
         extents = ranges.get(piece.field.name, ())
@@ -164,13 +174,14 @@ def _with_ends(
     """`spans` with the end tokens that are trained, and without those that are not. `trained` are the indices of the
     trained turns; where the template marks what is generated (`is_marked`), its marks decide unless a mode was
     chosen."""
-    modes = (parts.end_of_turn or parts.end_of_text, parts.end_of_text)
     added: list[Span] = []
     removed: list[Span] = []
     for turn in turns:
         if turn is None:
             continue
         added_here: list[Span] = []
+        of_text = parts.end_of_text or (parts.end_of_turn if turn.text_ends_turns else None)
+        modes = (parts.end_of_turn or parts.end_of_text, of_text)
         for span, mode in zip((turn.end_of_turn, turn.end_of_text), modes, strict=True):
             is_chosen = _trains_end(span, mode, turn, trained, is_marked) if span else None
             if span and is_chosen is not None:

@@ -58,10 +58,10 @@ class TracedText(str):
         return self
 
     def __add__(self, other: str) -> TracedText:
-        return join((self, other)) if isinstance(other, str) else NotImplemented
+        return join((self, other)) if _is_plain(other) else NotImplemented
 
     def __radd__(self, other: str) -> TracedText:
-        return join((other, self)) if isinstance(other, str) else NotImplemented
+        return join((other, self)) if _is_plain(other) else NotImplemented
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         if isinstance(key, slice):
@@ -154,6 +154,11 @@ class TracedText(str):
         return cuts
 
 
+def _is_plain(other: Any) -> bool:
+    """Whether it is a text that joins as it is; Jinja's `Markup` escapes what it is joined with."""
+    return isinstance(other, str) and not hasattr(other, "__html__")
+
+
 def join(parts: Iterable[str]) -> TracedText:
     """All parts, one after the other."""
     kept = list(parts)
@@ -204,6 +209,8 @@ def to_json(
     """The filter `tojson` of Transformers' chat templates, which does not escape for HTML as Jinja's own does."""
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     fields = list(_fields(value))
+    if len({field.message for field in fields}) > 1:
+        return text  # Of several messages in one it is not known which character is whose.
     # The whole text is the first one's, and the others are known to be in it.
     lengths = [len(text), *[0] * len(fields)]
     runs = [Run(length, field, REWRITTEN, None) for length, field in zip(lengths, fields, strict=False)]

@@ -41,11 +41,15 @@ class Turn:
     body: Span
     """What the model has to write, without the tokens that end the turn: of an assistant all after the generation
     prompt."""
+    marks: tuple[Span, ...]
+    """The characters of an assistant's turn that the template marks as generated, where it has marks."""
     end_of_turn: Span | None
     end_of_text: Span | None
-    """The tokenizer's end token, where it follows the turn and is not what ends every turn."""
+    """The tokenizer's end token, where it follows the turn: alone, or with what ends the turn."""
     left_out: str
     """What of the message the template leaves out or rewrites, in words; empty where it is all there."""
+    text_ends_turns: bool
+    """Whether the tokenizer's end token is what ends turns."""
     hides_thought: bool
     """Whether that is what the assistant thought, and nothing else."""
     follows_prompt: bool
@@ -59,10 +63,13 @@ def find_turns(rendered: Rendered, conversation: Conversation, frame: AnswerFram
     by_message: dict[int, list[int]] = {}
     for place, piece in enumerate(rendered.pieces):
         by_message.setdefault(piece.field.message, []).append(place)
-    return [
-        _turn(rendered, index, message, by_message[index], frame) if index in by_message else None
-        for index, message in enumerate(conversation.messages)
-    ]
+    turns: list[Turn | None] = []
+    for index, message in enumerate(conversation.messages):
+        # Behind the last message nothing of another can stand, and else only where the next one's place is known.
+        is_followed = index + 1 in by_message or index + 1 == len(conversation.messages)
+        places = by_message.get(index)
+        turns.append(_turn(rendered, index, message, places, frame, is_followed) if places else None)
+    return turns
 
 
 def check_complete(rendered: Rendered, conversation: Conversation, turns: Sequence[Turn | None]) -> None:
@@ -146,20 +153,23 @@ def _gaps(text: str, pieces: Sequence[Piece]) -> Iterator[Span]:
 def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
     """The places of a message's pieces without those where the header of a tool's result names the call again, and
     without empty ones where there are others: some templates write an empty content behind a tool's result."""
-    seen: set[tuple[Field, int]] = set()
+    seen: dict[Field, set[int]] = {}
     kept: list[int] = []
-    spoken = [place for place in places if rendered.pieces[place].end > rendered.pieces[place].start]
-    places = spoken or places[:1]
     for place in places:
         piece = rendered.pieces[place]
-        is_call = piece.field.name.startswith(TOOL_CALLS)
-        if not (is_call and piece.offset != REWRITTEN and (piece.field, piece.offset) in seen):
+        offsets = seen.setdefault(piece.field, set())
+        is_again = piece.offset in offsets or REWRITTEN in offsets or (piece.offset == REWRITTEN and bool(offsets))
+        has_text = piece.start < piece.end
+        if has_text and not (is_again and piece.field.name.startswith(TOOL_CALLS)):
             kept.append(place)
-        seen.add((piece.field, piece.offset))
-    return kept
+        if has_text or piece.offset == REWRITTEN:  # What else is in a JSON text stands as an empty piece behind it.
+            offsets.add(piece.offset)
+    return kept or places[:1]
 
 
-def _turn(rendered: Rendered, index: int, message: Message, places: list[int], frame: AnswerFrame) -> Turn:
+def _turn(
+    rendered: Rendered, index: int, message: Message, places: list[int], frame: AnswerFrame, is_followed: bool
+) -> Turn:
     left_out, hides_thought = _left_out(message, [rendered.pieces[place] for place in places])
     all_places, places = set(places), _own_places(rendered, places)
     text, pieces, role = rendered.text, [rendered.pieces[place] for place in places], str(message["role"])
@@ -168,19 +178,23 @@ def _turn(rendered: Rendered, index: int, message: Message, places: list[int], f
     start, follows_prompt = first, False
     if role == "assistant":
         start, follows_prompt = _answer_start(text, previous, first, frame)
-    end_of_turn, end_of_text = _ends(text, last, following, frame)
+    may_go_on = is_followed and role == "assistant" and bool(message.get(TOOL_CALLS))
+    end_of_turn, end_of_text = _ends(text, last, following, frame, may_go_on)
     ends = sorted(end for end in (end_of_turn, end_of_text) if end)
     body = (start, ends[0][0] if ends and role == "assistant" else last)
+    marks: tuple[Span, ...] = ()
     if rendered.generated is not None and role == "assistant":
-        marked = _marks_within(rendered.generated, previous, following, first)
-        body = (marked[0][0], marked[-1][1]) if marked else (first, first)
+        marks = tuple(_marks_within(rendered.generated, previous, following, first))
+        body = (marks[0][0], marks[-1][1]) if marks else (first, first)
     return Turn(
         index=index,
         role=role,
         pieces=tuple(pieces),
         body=body,
+        marks=marks,
         end_of_turn=end_of_turn,
         end_of_text=end_of_text,
+        text_ends_turns=frame.end_of_text in frame.end_of_turn,
         left_out=left_out,
         hides_thought=hides_thought,
         follows_prompt=follows_prompt,
@@ -221,12 +235,30 @@ def _answer_start(text: str, previous: int, first: int, frame: AnswerFrame) -> t
     return (found + len(frame.generation_prompt), True) if found >= 0 else (first, False)
 
 
-def _ends(text: str, last: int, following: int, frame: AnswerFrame) -> tuple[Span | None, Span | None]:
-    """The first end of turn between a message's last character and the next message, and the end of the text."""
-    end_of_turn = _first(text, frame.end_of_turn, last, following)
-    if frame.end_of_text is None or frame.end_of_text in frame.end_of_turn:
-        return end_of_turn, None
-    return end_of_turn, _first(text, (frame.end_of_text,), last, following)
+def _ends(text: str, last: int, following: int, frame: AnswerFrame, may_go_on: bool) -> tuple[Span | None, Span | None]:
+    """The end of the turn and of the text behind a message's last character and before the next message.
+
+    Only whitespace may stand before them, or what the template was found to write there: with other text in between
+    they may be another message's, of which nothing is known. With `may_go_on` there is none.
+    """
+    texts = dict.fromkeys((*frame.end_of_turn, *((frame.end_of_text,) if frame.end_of_text else ())))
+    end_of_turn = _first(text, [token for token in texts if token != frame.end_of_text], last, following)
+    end_of_text = _first(text, [frame.end_of_text], last, following) if frame.end_of_text else None
+    position, accepted = last, []
+    for span in sorted(span for span in (end_of_turn, end_of_text) if span):
+        gap = text[position : span[0]]
+        is_known = position == last and (may_go_on or gap == frame.closing)
+        if gap.strip() and not is_known:
+            break
+        token = text[slice(*span)]
+        # Some tokens take in the whitespace beside them.
+        start = position + len(gap.rstrip()) if token in frame.strips_left else span[0]
+        rest = text[span[1] :]
+        end = span[1] + (len(rest) - len(rest.lstrip()) if token in frame.strips_right else 0)
+        accepted.append((span, (start, end)))
+        position = span[1]
+    kept = dict(accepted)
+    return kept.get(end_of_turn) if end_of_turn else None, kept.get(end_of_text) if end_of_text else None
 
 
 def _first(text: str, tokens: Sequence[str], start: int, stop: int) -> Span | None:
@@ -242,9 +274,11 @@ def _repeats(pieces: Sequence[Piece]) -> bool:
     """Whether some text stands there more than once."""
     by_field: dict[Any, int] = {}
     for piece in sorted(pieces, key=lambda piece: piece.offset):
-        if piece.offset == REWRITTEN or piece.end == piece.start:
+        if piece.end == piece.start:
             continue
-        if piece.offset < by_field.get(piece.field, 0):
+        if piece.field in by_field and (piece.offset == REWRITTEN or piece.offset < by_field[piece.field]):
             return True
-        by_field[piece.field] = piece.offset + piece.end - piece.start
+        # Sorted, a rewritten one comes first, and stands for all of the text.
+        is_all = piece.offset == REWRITTEN
+        by_field[piece.field] = len(piece.field.text) if is_all else piece.offset + piece.end - piece.start
     return False

@@ -37,7 +37,13 @@ def _written_path(details: ErrorDetails, tree: Any) -> KeyPath:
     """The error's location without the names of union members that pydantic puts into it."""
     path: list[str | int] = []
     value = tree
-    for part in details["loc"]:
+    parts, type_is_known = details["loc"], False
+    for place, part in enumerate(parts):
+        # A type may have an option of its own name: the first such part is the type, and the second the option.
+        may_be_type = isinstance(value, dict) and value.get("type") == part and not type_is_known
+        type_is_known = may_be_type and (place + 1 < len(parts) or isinstance(details["input"], dict))
+        if type_is_known:
+            continue
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):

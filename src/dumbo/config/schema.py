@@ -31,7 +31,8 @@ class TokenizerSection(Section):
     tokens: Words = ()
     """More ordinary tokens: words of a language or a format that should be one token each."""
     chat_template: str | None = None
-    """The chat template, as Jinja text or as the path of a `.jinja` file; by default the tokenizer's own."""
+    """The chat template: a name (`chatml`, `llama3`, ...: `dumbo docs chat_templates`), the path of a `.jinja` file, or
+    Jinja text; by default the tokenizer's own."""
 
 
 class ModelSection(Section):

@@ -12,9 +12,9 @@ from dumbo.data.collate import PaddingCollator
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.lengths import LengthPolicy, sequence_length
 from dumbo.data.records import Example
-from dumbo.data.source_encoder import SourceEncoder
+from dumbo.data.source_encoder import SourceEncoder, common_template
 from dumbo.data.sources import Source
-from dumbo.errors import ConfigError, Problem, RunError
+from dumbo.errors import ConfigError, RunError
 from dumbo.plugin_loader import DatasetPlugin
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def build_datasets(
     """
     limit = sequence_length(config, model)
     encoders = [SourceEncoder(source, plugins, tokenizer, _num_embeddings(model)) for source in sources]
-    _keep_template(sources, encoders, tokenizer)
+    _keep_template(encoders, tokenizer)
     for source, encoder in zip(sources, encoders, strict=True):
         source.examples = _encode(source, encoder, console)
     held_out = _choose_held_out(sources, config)
@@ -94,26 +94,11 @@ def _encode(source: Source, encoder: SourceEncoder, console: Console) -> list[Ex
     return examples
 
 
-def _keep_template(
-    sources: Sequence[Source], encoders: Sequence[SourceEncoder], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Give the tokenizer the chat template that its rows are written by, so that it is saved with the model.
-
-    Raises:
-        ConfigError: two sources have different ones: inference has one.
-    """
-    templates = [encoder.formatter.chat_template if encoder.formatter else None for encoder in encoders]
-    chosen = [(source, template) for source, template in zip(sources, templates, strict=True) if template]
-    for source, template in chosen[1:]:
-        if template != chosen[0][1]:
-            path = ("datasets", source.index, "train_format", "chat_template")
-            hint = "the model is saved with one template; use the same for all sources"
-            raise ConfigError(
-                [Problem(f"another template than that of datasets.{chosen[0][0].index}", path, hints=(hint,))]
-            )
-    own = tokenizer.chat_template
-    if chosen and chosen[0][1] != (own.get("default") if isinstance(own, dict) else own):
-        tokenizer.chat_template = chosen[0][1]
+def _keep_template(encoders: Sequence[SourceEncoder], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer the chat template that its rows are written by, so that it is saved with the model."""
+    template, own = common_template(encoders), tokenizer.chat_template
+    if template and template != (own.get("default") if isinstance(own, dict) else own):
+        tokenizer.chat_template = template
 
 
 def _num_embeddings(model: PreTrainedModel) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.data.records import Example, Record
 from dumbo.data.sources import Source, placed
 from dumbo.data.train_format import Explanation, TrainFormatter
-from dumbo.errors import DataError, PluginError
+from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import TrainFormatPlugin
 from dumbo.plugin_results import example_fault, shown
 
@@ -45,7 +45,7 @@ class SourceEncoder:
         with placed(source.index, "train_format"):
             made = plugins.call_provider(*provider, options, tokenizer)
         self.plugin = plugins.provider(*provider)
-        self._index, self._num_embeddings = source.index, num_embeddings
+        self.index, self._num_embeddings = source.index, num_embeddings
         self._encode: Callable[[Record], Example] = plugins.guarded(*provider, made, Example, "an Example")
         self.formatter: TrainFormatter | None = made if isinstance(made, TrainFormatter) else None
         """What else the format can do, where it is more than a function."""
@@ -61,13 +61,13 @@ class SourceEncoder:
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Record, Example | DataError]]:
         """Each record with its example, or with what makes it unusable; in the order of the records."""
         if self.formatter is None:
-            with placed(self._index, "train_format"):
+            with placed(self.index, "train_format"):
                 for record in records:
                     yield record, self._checked(record, self._result(record))
             return
         batches, given = itertools.tee(_batches(records))
         encoded = self._encode_batches(given)
-        with placed(self._index, "train_format"), _few_collections():
+        with placed(self.index, "train_format"), _few_collections():
             for batch in batches:
                 results = self._complete(batch, next(encoded, None))
                 gc.collect(1)
@@ -83,7 +83,7 @@ class SourceEncoder:
         """
         if self.formatter is None:
             return None
-        with placed(self._index, "train_format"):
+        with placed(self.index, "train_format"):
             explanation: Explanation = self._explain(record)
             ours = self._checked(record, self._encode(record))
         theirs = explanation.example
@@ -120,6 +120,23 @@ class SourceEncoder:
         if fault:
             return record.origin.error(f"the plugin '{self.plugin}' made an example with {fault}")
         return Example(array("i", result.input_ids), array("i", result.labels), result.origin, result.counts)
+
+
+def common_template(encoders: Sequence[SourceEncoder]) -> str | None:
+    """The chat template that the rows of all sources are written by, as far as they are by one.
+
+    Raises:
+        ConfigError: two sources have different ones: the model is saved with one, and inference has no other.
+    """
+    found = [(encoder.index, encoder.formatter.chat_template) for encoder in encoders if encoder.formatter is not None]
+    chosen = [(index, template) for index, template in found if template]
+    for index, template in chosen[1:]:
+        if template != chosen[0][1]:
+            path = ("datasets", index, "train_format")
+            hint = "the model is saved with one template; use the same for all sources (chat_template)"
+            message = f"it writes by another chat template than datasets.{chosen[0][0]}"
+            raise ConfigError([Problem(message, path, hints=(hint,))])
+    return chosen[0][1] if chosen else None
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

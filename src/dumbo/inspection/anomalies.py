@@ -75,7 +75,7 @@ def _messages(tally: Tally) -> Iterator[str]:
         words = "whose last trained token is no end token: the model does not learn to stop there"
         yield _said(tally.open_ended, words)
     if tally.too_long.count:
-        words = "longer than trainer.data.sequence_length: trainer.data.too_long says what becomes of them"
+        words = "longer than trainer.data.sequence_length or the model allows: trainer.data.too_long says what to do"
         yield _said(tally.too_long, words)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dumbo.data.records import Record
-from dumbo.data.source_encoder import SourceEncoder
+from dumbo.data.source_encoder import SourceEncoder, common_template
 from dumbo.errors import DataError
 from dumbo.inspection.anomalies import Anomaly, bad_row_anomalies, find_anomalies
+from dumbo.inspection.limits import known_limit
 from dumbo.inspection.reading import SourceShelf, bind_services, choose_sources, missing_row, rows_numbered
 from dumbo.inspection.shown import ShownRow, show_bad_rows, show_row
 from dumbo.inspection.tables import Table, sum_tables
@@ -55,11 +56,13 @@ class Inspection:
         config, plugins = configured.config, configured.plugins
         shelf = SourceShelf(config, plugins)
         bind_services(plugins, "inspect", console.say, shelf.records)
-        self._console, self._data = console, config.trainer.data
+        self._console = console
         self._sources = [shelf.take(index) for index in choose_sources(config, wanted)]
         self._tokenizer = load_tokenizer(config, plugins)
         self._special = special_tokens(self._tokenizer)
         self._encoders = [SourceEncoder(source, plugins, self._tokenizer) for source in self._sources]
+        common_template(self._encoders)
+        self._limit = known_limit(config)
 
     def rows(self, limit: int, number: int | None = None) -> Iterator[ShownRow]:
         """The first rows of every source; with a `number`, those that messages call so.
@@ -78,13 +81,14 @@ class Inspection:
 
     def add_up(self) -> Sums:
         """Go through all rows."""
-        limit = self._data.sequence_length if self._data.too_long == "error" else None
         tallies: list[tuple[Source, Tally]] = []
         bad: list[Anomaly] = []
         strange: list[Anomaly] = []
         for source, encoder in zip(self._sources, self._encoders, strict=True):
             records = self._console.track(source.records, f"reading {source.label}")
-            tally = tally_source(source, encoder, self._tokenizer, records=records, explained=EXPLAINED, limit=limit)
+            tally = tally_source(
+                source, encoder, self._tokenizer, records=records, explained=EXPLAINED, limit=self._limit
+            )
             tallies.append((source, tally))
             bad += bad_row_anomalies(source)
             strange += find_anomalies(source, tally, encoder.warnings)

@@ -45,7 +45,7 @@ def sum_tables(tallies: Sequence[tuple[Source, Tally]]) -> list[Table]:
     roles = tuple(line for source, tally in tallies for line in _role_lines(source, tally))
     if roles:
         some = [t.explained for _, t in tallies if t.roles and t.explained < t.rows]
-        of = f" of {count(max(some))} rows of each source" if some else ""
+        of = f" of up to {count(max(some))} rows of a source" if some else ""
         header = ("source", "role", "messages", "tokens", "trained", "untrained messages")
         tables.append(Table(f"Messages{of} by role", header, roles))
     return tables

@@ -56,9 +56,10 @@ def _check_rows(checked: Configured) -> None:
     Raises:
         DumboError: rows that cannot be used, unless the configuration drops them; a tokenizer that cannot be loaded.
     """
-    from dumbo.data.source_encoder import SourceEncoder
+    from dumbo.data.source_encoder import SourceEncoder, common_template
     from dumbo.data.sources import read_sources
     from dumbo.inspection.anomalies import find_anomalies, rows
+    from dumbo.inspection.limits import known_limit
     from dumbo.inspection.reading import bind_services
     from dumbo.inspection.tally import tally_source
     from dumbo.inspection.tokens import load_tokenizer
@@ -77,9 +78,10 @@ def _check_rows(checked: Configured) -> None:
     tokenizer = load_tokenizer(config, plugins)
     if asked:
         print(f"  the tokenizer is learned from the first {ROWS} rows of each source: that of the run has other tokens")
-    limit = config.trainer.data.sequence_length if config.trainer.data.too_long == "error" else None
-    for source in sources:
-        encoder = SourceEncoder(source, plugins, tokenizer)
+    limit = known_limit(config)
+    encoders = [SourceEncoder(source, plugins, tokenizer) for source in sources]
+    common_template(encoders)
+    for source, encoder in zip(sources, encoders, strict=True):
         tally = tally_source(source, encoder, tokenizer, limit=limit)
         source.settle([tally] * tally.rows)
         dropped = f", {source.num_bad} bad row{'s' if source.num_bad > 1 else ''} dropped" if source.num_bad else ""

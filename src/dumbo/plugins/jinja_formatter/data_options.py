@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -30,6 +31,13 @@ class AlpacaOptions(FormatOptions):
     """What the user says: Alpaca's text with its headings; instruction and input alone, as chat models like it;
     Alpaca's text with `USER:` and `ASSISTANT:`; or Phi-3's tokens around both."""
 
+
+MESSAGE_KEYS = (
+    *("role", "content", "name", "tool_call_id", "tool_calls", "function_call"),
+    *("reasoning_content", "reasoning", "thinking", "reasoning_train_detail"),
+    *("train", "training", "weight", "train_detail"),
+)
+"""The keys of messages that are read here or that templates usually read; others may be a template's own."""
 
 DEFAULT_FORMAT, DEFAULT_NO_INPUT_FORMAT = "{instruction}\n{input}", "{instruction}"
 
@@ -120,7 +128,11 @@ class MessagesOptions(FormatOptions):
     @field_validator("message_property_mappings")
     @classmethod
     def _check_sources(cls, mappings: dict[str, str]) -> dict[str, str]:
-        """Refuse one key of the rows under two names."""
+        """Refuse one key of the rows under two names, and a name that is a known one misspelled."""
+        for target in mappings:
+            near = get_close_matches(target, MESSAGE_KEYS, n=1, cutoff=0.8)
+            if target not in MESSAGE_KEYS and near:
+                raise ValueError(f"'{target}' is no key of messages: did you mean '{near[0]}'?")
         twice = [source for source, count in Counter(mappings.values()).items() if count > 1]
         if twice:
             targets = list_names(target for target, source in mappings.items() if source == twice[0])

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from dumbo.data.records import Message, MessageTraining, Origin
 from dumbo.data.row_values import kind_of, list_names
-from dumbo.plugins.jinja_formatter.message_values import READ_KEYS, REASONING, MarkedText, MessageValues, is_sharegpt
+from dumbo.plugins.jinja_formatter.message_values import (
+    FLAG_KEYS,
+    READ_KEYS,
+    REASONING,
+    MarkedText,
+    MessageValues,
+    is_sharegpt,
+)
 from dumbo.plugins.jinja_formatter.roles import RoleNames
 from dumbo.plugins.jinja_formatter.thinking import UnsplitThinkingError, split_thinking
 
@@ -41,6 +48,7 @@ class MessageReader:
             if not isinstance(value, Mapping):
                 hint = "every message is a mapping with 'role' and 'content'"
                 raise origin.error(f"message {number} is {kind_of(value)}", hint)
+            _check_flags(value, number, origin)
         self._check_mappings(listed, origin)
         messages = [MessageValues(value, self.mappings, number, origin) for number, value in enumerate(listed, start=1)]
         pairs = [self._read(message) for message in messages]
@@ -81,6 +89,15 @@ class MessageReader:
             message["tool_calls"] = calls
         told = MessageTraining(train, content.ranges, reasoning.ranges if reasoning else ())
         return {**message, **values.others}, told
+
+
+def _check_flags(message: Mapping[str, Any], number: int, origin: Origin) -> None:
+    """Report a key that is nearly one of those which say what is trained: it would do nothing."""
+    for key in message.keys() - READ_KEYS:
+        near = get_close_matches(str(key), FLAG_KEYS, n=1, cutoff=0.8)
+        if near:
+            hint = f"did you mean '{near[0]}'? rename the key otherwise"
+            raise origin.error(f"message {number} has '{key}', which says nothing of its training", hint)
 
 
 def _says(marked: MarkedText | None) -> bool:

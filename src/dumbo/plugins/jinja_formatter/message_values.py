@@ -19,6 +19,8 @@ REASONING_KEYS = (REASONING, "reasoning", "thinking")
 
 _CALL_KEYS = ("tool_calls", "function_call")
 _DETAIL, _REASONING_DETAIL = "train_detail", "reasoning_train_detail"
+FLAG_KEYS = (_DETAIL, _REASONING_DETAIL, *TRAIN_KEYS)
+"""Keys that say what is trained."""
 READ_KEYS = frozenset({"role", "content", _DETAIL, _REASONING_DETAIL, *_CALL_KEYS, *REASONING_KEYS, *TRAIN_KEYS})
 """Keys that are read here; the others go to the template as they are."""
 
@@ -44,6 +46,7 @@ class MessageValues:
     """One message of a row, its keys named as they are read here, without nulls."""
 
     def __init__(self, message: Mapping[str, Any], mappings: Mapping[str, str], number: int, origin: Origin) -> None:
+        self.message = message
         self.written = {key: item for key, item in message.items() if item is not None}
         self.names = {**({"role": "from", "content": "value"} if is_sharegpt(message) else {}), **mappings}
         renamed = {key: self.written[name] for key, name in self.names.items() if name in self.written}
@@ -122,6 +125,8 @@ class MessageValues:
     def _missing(self, key: str) -> DataError:
         has = list_names(self.written) or "nothing"
         hints = [f"every message needs 'role' and 'content'; this one has {has}"]
+        if key in self.message:
+            return self.error(f"has null as its '{key}'", "write text, or leave the message out")
         if key not in self.names:
             hints.append(f"a key of another name is written so: message_property_mappings: {{{key}: its_name}}")
         return self.error(f"has no '{self.names.get(key, key)}'", *hints)

@@ -85,10 +85,15 @@ class JinjaMessages(ConversationFormatter):
             is_trained = self.parts.end_of_text == "all" or self._ends_with_answer(prepared)
             input_ids = [*input_ids, self.end_id]
             labels = [*labels, self.end_id if is_trained and self.parts.end_of_text != "none" else IGNORED]
-        if input_ids[: len(self.start_ids)] != self.start_ids:
+        whole = self._with_start(input_ids)
+        if len(whole) > len(input_ids):
             start_labels = self.start_ids if self.parts.whole_text else [IGNORED] * len(self.start_ids)
-            input_ids, labels = [*self.start_ids, *input_ids], [*start_labels, *labels]
-        return input_ids, labels
+            labels = [*start_labels, *labels]
+        return whole, labels
+
+    def _with_start(self, input_ids: list[int]) -> list[int]:
+        is_there = input_ids[: len(self.start_ids)] == self.start_ids
+        return input_ids if is_there else [*self.start_ids, *input_ids]
 
     def _ends_itself(self, prepared: Prepared) -> bool:
         return prepared.rendered.text.rstrip().endswith(self.end)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,17 +24,20 @@ FILLED_IN = frozenset(
 """What Transformers gives to chat templates, or takes for itself, under these names."""
 
 
+_KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
 class TrainedOptions(FormatOptions):
     """What of a conversation is trained."""
 
-    roles_to_train: Words = ("assistant",)
+    roles_to_train: Annotated[Words, Field(min_length=1)] = ("assistant",)
     """Roles whose messages are trained."""
     train_on_eos: Literal["turn", "all", "last", "none"] | None = None
     """Of which turns the tokenizer's end token is trained, where the template writes it: `turn` of those that are
     trained (the default), `all`, `last` of the last trained one, `none`. Where the template has `{% generation %}`
     marks, they decide unless this is written."""
     train_on_eot: Literal["turn", "all", "last", "none"] | None = None
-    """The same for the tokens that end a turn; by default as `train_on_eos`."""
+    """The same for the tokens that end a turn and are not the tokenizer's end token; by default as `train_on_eos`."""
     eot_tokens: Words = ()
     """The tokens that end a turn; by default what the template is found to write after an answer."""
     hidden_thinking: Literal["mask", "train", "error"] = "mask"
@@ -42,6 +46,16 @@ class TrainedOptions(FormatOptions):
     allow_special_tokens: bool = False
     """Take messages with texts that the tokenizer makes special tokens of, such as `<|im_end|>`; they could end a turn
     or begin one, so such a row is an error by default."""
+
+    @field_validator("roles_to_train")
+    @classmethod
+    def _check_spelling(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a role that is a known one misspelled; any other name may be a data set's own."""
+        for role in roles:
+            near = get_close_matches(role, _KNOWN_ROLES, n=1, cutoff=0.8)
+            if role not in _KNOWN_ROLES and near:
+                raise ValueError(f"no role is called '{role}': did you mean '{near[0]}'?")
+        return roles
 
 
 class JinjaMessagesOptions(TrainedOptions):
