@@ -56,7 +56,7 @@ def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: 
     if after_call is not None and not (end and end in after_call):
         # A call has marks of its own, of which the last one ends the turn.
         last = _last_of(after_call, _added_tokens(tokenizer, special=True)) or after_call.strip()
-        ends = (*ends, last) if last else ends
+        ends = (*ends, last) if last and not _opens_answers(renderer, last) else ends
     return AnswerFrame(
         generation_prompt=_generation_prompt(renderer),
         call_opening=_call_opening(renderer),

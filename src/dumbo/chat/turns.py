@@ -178,7 +178,7 @@ def _turn(
     start, follows_prompt = first, False
     if role == "assistant":
         start, follows_prompt = _answer_start(text, previous, first, frame)
-    may_go_on = is_followed and role == "assistant" and bool(message.get(TOOL_CALLS))
+    may_go_on = is_followed and (role != "assistant" or _is_framed(message))
     end_of_turn, end_of_text = _ends(text, last, following, frame, may_go_on)
     ends = sorted(end for end in (end_of_turn, end_of_text) if end)
     body = (start, ends[0][0] if ends and role == "assistant" else last)
@@ -209,6 +209,13 @@ def _marks_within(marks: Sequence[Span], previous: int, following: int, first: i
     end = bisect_right(marks, (following, 0))
     within = [span for span in marks[begin:end] if span[1] <= following]
     return [span for span in within if previous < span[0] or first <= span[1]]
+
+
+def _is_framed(message: Message) -> bool:
+    """Whether a template may write something of its own behind what an assistant says: behind a call or a thought."""
+    if any(message.get(key) for key in (TOOL_CALLS, *REASONING_KEYS)):
+        return True
+    return _TAG.search(message[CONTENT]) is not None
 
 
 def _neighbours(rendered: Rendered, index: int, first: int, last: int) -> Span:
