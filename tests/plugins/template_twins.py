@@ -31,10 +31,12 @@ def trimming(conversation: Conversation) -> Iterator[Segment]:
 
 def two_ends(conversation: Conversation) -> Iterator[Segment]:
     for index, message in enumerate(conversation.messages):
-        yield Segment(f"{message['role']}: ")
+        answers = message["role"] == "assistant"
+        yield Segment(f"{message['role']}:")
+        yield Segment(" ", index if answers else None, "body")
         yield own(message, index, "content")
         yield Segment(EOT, index, "eot")
-        if message["role"] == "assistant":
+        if answers:
             yield Segment("\n", index, "between")
             yield Segment(EOS, index, "eos")
         yield Segment("\n")

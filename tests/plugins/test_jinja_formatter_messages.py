@@ -92,7 +92,21 @@ def test_a_name_that_no_message_has_is_a_mistake():
     )
 
 
+@pytest.mark.parametrize("key", ["wieght", "Train", "train_detials"])
+def test_a_misspelled_word_about_training_is_a_mistake(key):
+    said = refusal([ASKED, {**ANSWERED, key: 0}])
+    assert said[0] == f"message 2 has '{key}', which says nothing of its training"
+    assert said[1].startswith("did you mean '") and said[1].endswith("'? rename the key otherwise")
+
+
+def test_a_message_without_content_is_a_mistake():
+    assert refusal([ASKED, {"role": "assistant", "content": None}])[0] == "message 2 has null as its 'content'"
+    assert refusal([{"role": "user", "content": None}, ANSWERED])[0] == "message 1 has null as its 'content'"
+
+
 def test_one_key_is_not_mapped_to_two_names():
+    with pytest.raises(ValidationError, match="'rol' is no key of messages: did you mean 'role'?"):
+        MessagesOptions(type="messages", message_property_mappings={"rol": "who"})
     with pytest.raises(ValidationError, match="'text' is mapped to 'role', 'content'; it can be one of them"):
         MessagesOptions(type="messages", message_property_mappings={"role": "text", "content": "text"})
 

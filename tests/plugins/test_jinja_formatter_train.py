@@ -104,14 +104,19 @@ def test_generation_markers_give_the_labels_that_the_proof_gives(any_tokenizer):
     assert [int(label != IGNORED) for label in by_marks.labels] == theirs["assistant_masks"]
 
 
-def test_offsets_without_their_space_hide_no_straddling_token():
+@pytest.mark.parametrize("trim_offsets", [False, True])
+def test_the_space_in_which_a_header_ends_is_the_answers_in_rows_and_prompts(trim_offsets):
     header = "{% if add_generation_prompt %}assistant: {% endif %}"
     tokenizer = byte_level(
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + header, trim_offsets=True
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + header, trim_offsets=trim_offsets
     )
-    example = chat(tokenizer)(talk("user: what is", "assistant: the answer"))
-    # ` the` reaches into the header, which ends in its space at inference: the model never has to write it.
-    assert trained(tokenizer, example) == [" answer"]
+    build = chat(tokenizer)
+    example = build(talk("user: what is", "assistant: the answer"))
+    assert trained(tokenizer, example) == [" the answer"]
+    assert "straddling tokens" not in example.counts
+    prompt = build.write_prompt([{"role": "user", "content": "what is"}])
+    assert example.input_ids[: len(prompt)] == prompt
+    assert [label != IGNORED for label in example.labels[: len(prompt) + 1]] == [False] * len(prompt) + [True]
 
 
 def test_without_a_generation_prompt_the_space_before_an_answer_is_the_models():
@@ -367,3 +372,49 @@ def test_the_number_of_renders_does_not_grow_with_the_conversation(bpe):
         renders.clear()
         build(talk(*["user: a", "assistant: b"] * count))
         assert len(renders) == 1
+
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "adds", "parameters": {}}}
+
+
+def test_a_tokenizer_with_a_template_for_tools_is_followed_in_both():
+    with_tools = (
+        "{{ tools | tojson }}\n{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = byte_level({"default": CHATML, "tool_use": with_tools})
+    build = chat(tokenizer)
+    said = "user: a", "assistant: b"
+    assert trained(tokenizer, build(talk(*said))) == ["b<|im_end|>"]
+    assert trained(tokenizer, build(talk(*said, tools=[TOOL]))) == ["b</s>"]
+    assert trained(tokenizer, chat(tokenizer, train_on_eos="none")(talk(*said, tools=[TOOL]))) == ["b"]
+    asked = [{"role": "user", "content": "a"}]
+    assert tokenizer.decode(build.write_prompt(asked)).endswith("<|im_start|>assistant\n")
+    assert tokenizer.decode(build.write_prompt(asked, [TOOL])).endswith("[user]a</s>[assistant]")
+    assert [warning.split("'")[1] for warning in build.warnings] == ["<|im_end|>"], "tools' turns do end in </s>"
+
+
+def test_a_template_for_tools_is_checked_as_what_it_does():
+    """One that rewrites texts is not taken for one of those that only write."""
+    rewrites = "{{ tools | tojson }}{% for m in messages %}[{{ m.role }}]{{ m.content | upper }}</s>{% endfor %}"
+    tokenizer = byte_level({"default": CHATML, "tool_use": rewrites})
+    build = chat(tokenizer)
+    assert trained(tokenizer, build(talk("user: a", "assistant: b"))) == ["b<|im_end|>"]
+    assert "leaves out or rewrites" in refusal(build, talk("user: a", "assistant: b", tools=[TOOL]))
+
+
+def test_variables_may_be_of_one_of_two_templates():
+    reads = CHATML.replace("{{ message.content }}", "{{ message.content }}{{ mood }}")
+    tokenizer = byte_level({"default": CHATML, "tool_use": "{{ tools | tojson }}" + reads})
+    build = chat(tokenizer, chat_template_kwargs={"mood": "!"})
+    assert tokenizer.decode(build(talk("user: a", "assistant: b", tools=[TOOL])).input_ids).count("!") == 2
+    with pytest.raises(ConfigError, match="does not read 'mod'"):
+        chat(tokenizer, chat_template_kwargs={"mod": "!"})
+
+
+def test_a_prompt_that_rows_do_not_have_before_answers_is_said():
+    opened = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    assert any(
+        "the model is asked for what it was not trained on" in said for said in chat(byte_level(opened)).warnings
+    )
+    assert not any("is asked for" in said for said in chat(byte_level(CHATML)).warnings)

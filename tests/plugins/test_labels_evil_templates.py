@@ -73,8 +73,8 @@ def test_a_header_that_stands_ready_is_no_end():
         "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}\n<|im_start|>\n{% else %}{{ m.content }}\n"
         "{% endif %}{% endfor %}<|im_start|>\n"
     )
-    assert chat(tokenizer).frame.end_of_turn == ("<|im_end|>",)
-    assert "<|im_start|>" not in chat(ready).frame.end_of_turn
+    assert chat(tokenizer).frames[0].end_of_turn == ("<|im_end|>",)
+    assert "<|im_start|>" not in chat(ready).frames[0].end_of_turn
 
 
 @pytest.mark.parametrize("kind", ["metaspace", "trimmed"])

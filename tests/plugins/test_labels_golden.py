@@ -62,21 +62,21 @@ GOLDEN = {
     "user_trained": ("chatml", LONG[1:3], told(True, None), {}, ["hi" + END, "Hello world!" + END]),
     "roles": ("chatml", LONG[:3], (), {"roles": ("system", "user")}, ["Be brief." + END, "hi" + END]),
     # Two end tokens after an answer, with a line break between.
-    "two_ends": ("two_ends", TWO, (), {}, ["\nb<|im_end|>\n</s>"]),
-    "two_ends_eot_none": ("two_ends", TWO, (), {"eot": "none"}, ["\nb", "</s>"]),
+    "two_ends": ("two_ends", TWO, (), {}, [" \nb<|im_end|>\n</s>"]),
+    "two_ends_eot_none": ("two_ends", TWO, (), {"eot": "none"}, [" \nb", "</s>"]),
     "two_ends_eos_none": (
         "two_ends",
         TWO,
         (),
         {"eos": "none", "eot": "turn"},
-        ["\nb<|im_end|>"],
+        [" \nb<|im_end|>"],
     ),
     "two_ends_eos_all": (
         "two_ends",
         (*TWO, "user: c", ("assistant", "\nd")),
         told(None, False, None, None),
         {"eos": "all", "eot": "last"},
-        ["</s>", "\nd<|im_end|>\n</s>"],
+        ["</s>", " \nd<|im_end|>\n</s>"],
     ),
     # Places in which a message may stand.
     "system_in_the_middle": ("chatml", ("user: a", "system: b", "assistant: c"), (), {}, ["c" + END]),
@@ -265,7 +265,7 @@ def test_hidden_thoughts_are_masked_trained_without_or_refused():
 def test_chosen_end_tokens_take_the_place_of_those_that_are_found():
     tokenizer, template = tokenizer_of("byte_level"), TWINS["two_ends"].jinja
     chosen = chat(tokenizer, chat_template=template, eot_tokens=["</s>"], train_on_eot="none")
-    assert trained(tokenizer, chosen(talk(*TWO))) == ["\nb<|im_end|>\n"]
+    assert trained(tokenizer, chosen(talk(*TWO))) == [" \nb<|im_end|>\n"]
     both = chat(tokenizer, chat_template=template, eot_tokens=["<|im_end|>", "</s>"], train_on_eot="all")
     assert trained(tokenizer, both(talk(*TWO)))[0] == END
 

@@ -40,7 +40,7 @@ def test_the_last_answer_is_what_the_prompt_leaves_to_write(name):
         assert trained(tokenizer, example)[-1] == whole[len(prompt) :].rstrip("\n")
         assert "straddling tokens" not in example.counts
         ids = build.write_prompt(messages[:-1], tools)
-        if not build.frame.generation_prompt:
+        if not build.frames[0].generation_prompt:
             assert ids is None
             continue
         if messages[-1].get("tool_calls"):

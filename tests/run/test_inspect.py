@@ -1,6 +1,7 @@
 """`dumbo inspect` and `dumbo check --rows`: what rows become, and what is strange about them."""
 
 import io
+import json
 import re
 
 import pytest
@@ -231,6 +232,14 @@ def test_rows_that_are_too_long_are_said(write, inspect):
     write([*GOOD, [["user", "x" * 50], ["assistant", "y"]]], trainer__data__sequence_length=40)
     assert "1 row longer than trainer.data.sequence_length" in inspect(code=1)
     assert "nothing strange" in inspect("trainer.data.too_long=drop")
+
+
+def test_rows_that_are_too_long_for_the_model_are_said(write, inspect, started_model):
+    """The folder of the model says how long they may be, before the model is loaded."""
+    limit = json.loads((started_model / "config.json").read_text())["max_position_embeddings"]
+    write([*GOOD, [["user", "x" * limit], ["assistant", "y"]]])
+    assert "1 row longer than" in inspect(code=1)
+    assert "nothing strange" in inspect(f"model.config_overrides.max_position_embeddings={limit * 2}")
 
 
 def test_an_explanation_of_another_example_is_an_error(write, inspect):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ class AnswerFrame:
 
     generation_prompt: str
     """What the template writes before an answer at inference; empty where it writes nothing more than the question."""
+    begins_answers: bool
+    """Whether what stands before an answer in rows is the generation prompt, too."""
     call_opening: str
     """Of a template without generation prompt: what begins a call of a tool."""
     closing: str
@@ -41,6 +43,7 @@ class AnswerFrame:
 
 def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: Sequence[str] = ()) -> AnswerFrame:
     """Find out what the template writes around answers, by rendering made-up ones."""
+    generation_prompt = _generation_prompt(renderer)
     after_answer, after_call = _tail(renderer, answer()), _tail(renderer, call())
     tails = [tail for tail in (after_answer, after_call) if tail is not None]
     eos = str(tokenizer.eos_token) if tokenizer.eos_token else None
@@ -58,7 +61,8 @@ def probe_frame(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, chosen: 
         last = _last_of(after_call, _added_tokens(tokenizer, special=True)) or after_call.strip()
         ends = (*ends, last) if last and not _opens_answers(renderer, last) else ends
     return AnswerFrame(
-        generation_prompt=_generation_prompt(renderer),
+        generation_prompt=generation_prompt,
+        begins_answers=any(generation_prompt in header for header in _headers(renderer)),
         call_opening=_call_opening(renderer),
         closing=_before_first(after_answer or "", tuple(chosen) or ends),
         end_of_turn=tuple(chosen) or ends,
@@ -88,12 +92,15 @@ def _before_first(text: str, tokens: Sequence[str]) -> str:
 
 def _opens_answers(renderer: Renderer, text: str) -> bool:
     """Whether `text` stands right before an answer."""
+    return any(header.rstrip().endswith(text.strip()) for header in _headers(renderer))
+
+
+def _headers(renderer: Renderer) -> Iterator[str]:
+    """What stands between a question and its answer."""
     for before in beginnings():
-        rendered = _try_render(renderer, [*before, answer()])
-        starts = [piece.start for piece in rendered.pieces if piece.field.message == len(before)] if rendered else []
-        if rendered and starts:
-            return rendered.text[: min(starts)].rstrip().endswith(text.strip())
-    return False
+        header = _between(renderer, before, answer(), "")
+        if header is not None:
+            yield header
 
 
 def _tail(renderer: Renderer, said: Message) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dumbo.chat.end_tokens import AnswerFrame, probe_frame
 from dumbo.chat.rendering import Rendered, Renderer, UnprovenRenderingError, describe_refusal
@@ -48,8 +48,23 @@ class Labelled:
     straddling: NDArray[np.intp]
 
 
+class Wrapped(NamedTuple):
+    """Ids and labels with what stands around a text; `lead` tokens stand before it."""
+
+    input_ids: list[int]
+    labels: list[int]
+    lead: int
+
+
+class _Writer(NamedTuple):
+    """A template, and what it was found to write around answers."""
+
+    renderer: Renderer
+    frame: AnswerFrame
+
+
 class ConversationFormatter(TrainFormatter):
-    """Writes conversations by a template."""
+    """Writes conversations by a template, those with tools perhaps by another one."""
 
     writes_all: ClassVar[bool] = True
     """Whether the template has to write every message; a user's own may choose."""
@@ -57,26 +72,41 @@ class ConversationFormatter(TrainFormatter):
     def __init__(
         self,
         name: str,
-        renderer: Renderer,
+        renderers: tuple[Renderer, Renderer],
         tokenizer: PreTrainedTokenizerBase,
         parts: TrainedParts,
         eot_tokens: Sequence[str] = (),
         allow_special_tokens: bool = False,
     ) -> None:
-        """`name` is the format's, for messages; `eot_tokens` end turns, by default what the template is found to write;
-        with `allow_special_tokens` messages may hold texts that the tokenizer takes for special tokens.
+        """`name` is the format's, for messages; `renderers` are for conversations without tools and for those with
+        them; `eot_tokens` end turns, by default what the template is found to write; with `allow_special_tokens`
+        messages may hold texts that the tokenizer takes for special tokens.
 
         Raises `ConfigError` for a tokenizer without offsets.
         """
         import numpy as np
 
-        self.name, self.renderer, self.tokenizer, self.parts = name, renderer, tokenizer, parts
-        self.frame: AnswerFrame = probe_frame(renderer, tokenizer, eot_tokens)
+        self.name, self.tokenizer, self.parts = name, tokenizer, parts
+        plain, with_tools = renderers
+        self._plain = _Writer(plain, probe_frame(plain, tokenizer, eot_tokens))
+        self._with_tools = self._plain
+        if with_tools is not plain:
+            self._with_tools = _Writer(with_tools, probe_frame(with_tools, tokenizer, eot_tokens))
         self.encoder = OffsetEncoder(tokenizer)
         self.start_id: int | None = tokenizer.bos_token_id
         self._special_tokens = {} if allow_special_tokens else _special_tokens(tokenizer)
         self._is_special = np.zeros(max(tokenizer.get_vocab().values(), default=0) + 1, bool)
         self._is_special[list(self._special_tokens)] = True
+
+    @property
+    def renderer(self) -> Renderer:
+        """What writes conversations without tools."""
+        return self._plain.renderer
+
+    @property
+    def frames(self) -> tuple[AnswerFrame, ...]:
+        """What stands around answers: in conversations without tools, and in those with tools where that differs."""
+        return tuple(dict.fromkeys((self._plain.frame, self._with_tools.frame)))
 
     def encode_batch(self, records: Sequence[Record]) -> list[Example | DataError]:
         """An example for each record, or what makes it unusable."""
@@ -115,11 +145,13 @@ class ConversationFormatter(TrainFormatter):
         """The record's example with the text of each token and the place of each message."""
         prepared = self._prepare(record)
         labelled = self._label(prepared, *self.encoder.encode(prepared.rendered.text))
-        return _explain(prepared, labelled, self._example(prepared, labelled), self.tokenizer)
+        lead = self._wrap(prepared, labelled).lead
+        return _explain(prepared, labelled, self._example(prepared, labelled), lead, self.tokenizer)
 
     def write_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int] | None:
         """The ids of `messages` and of the template's generation prompt; None where it has none."""
-        if not self.frame.generation_prompt or not messages:
+        generation_prompt = (self._with_tools if tools else self._plain).frame.generation_prompt
+        if not generation_prompt or not messages:
             return None
         asked = Conversation(tuple(messages), _ONE_PROMPT, tuple(tools))
         prepared = Prepared(asked, *self._locate(asked, generation_prompt=True), Selection([]))
@@ -129,7 +161,12 @@ class ConversationFormatter(TrainFormatter):
         self._refuse_special_tokens(prepared, input_ids, offset_array(offsets))
         # What a row has before its answer: a tokenizer may write the end of a text as other tokens than its middle.
         rows = self.encoder.encode_batch([prepared.rendered.text + answer for answer in STAND_INS])
-        return self._with_start(shared_start([input_ids for input_ids, _ in rows]))
+        prompt = shared_start([input_ids for input_ids, _ in rows])
+        # The space in which it may end belongs to the answer, even where it is a token of its own here.
+        blank = len(generation_prompt) - len(generation_prompt.rstrip(" \t"))
+        end = len(prepared.rendered.text) - blank
+        kept = sum(stop <= end for _, stop in rows[0][1][: len(prompt)])
+        return self._with_start(prompt[:kept])
 
     def _with_start(self, input_ids: list[int]) -> list[int]:
         """The ids of a prompt with what stands before every text."""
@@ -157,8 +194,9 @@ class ConversationFormatter(TrainFormatter):
         self, conversation: Conversation, generation_prompt: bool = False
     ) -> tuple[Rendered, list[Turn | None]]:
         """The text of a conversation, and where its messages stand in it."""
+        renderer, frame = self._with_tools if conversation.tools else self._plain
         try:
-            rendered = self.renderer.render(conversation.messages, conversation.tools, generation_prompt)
+            rendered = renderer.render(conversation.messages, conversation.tools, generation_prompt)
         except ConfigError:
             raise
         except UnprovenRenderingError as error:
@@ -169,7 +207,9 @@ class ConversationFormatter(TrainFormatter):
             raise conversation.origin.error(message) from None
         if not rendered.text:
             raise conversation.origin.error("the template writes nothing", "check that it loops over 'messages'")
-        turns = find_turns(rendered, conversation, self.frame)
+        if not _is_unicode(rendered.text):
+            raise conversation.origin.error("a text has half of a character (\\ud800 to \\udfff alone)")
+        turns = find_turns(rendered, conversation, frame)
         try:
             if self.writes_all:
                 check_complete(rendered, conversation, turns)
@@ -190,14 +230,17 @@ class ConversationFormatter(TrainFormatter):
 
     def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[Span]) -> Labelled:
         places = offset_array(offsets)
-        labels, straddling = label_tokens(input_ids, places, prepared.selection.spans)
+        labels, straddling = label_tokens(input_ids, places, self._trained_spans(prepared))
         self._refuse_special_tokens(prepared, input_ids, places)
         return Labelled(input_ids, labels, offsets, straddling)
+
+    def _trained_spans(self, prepared: Prepared) -> list[Span]:
+        return prepared.selection.spans
 
     def _example(self, prepared: Prepared, labelled: Labelled) -> Example:
         """The example. Raises `DataError` where no token is trained; the first never is, as nothing predicts it."""
         origin = prepared.conversation.origin
-        input_ids, labels = self._wrap(prepared, labelled)
+        input_ids, labels, _ = self._wrap(prepared, labelled)
         if all(label == IGNORED for label in labels[1:]):
             message = "no token to train on"
             raise origin.error(message, "what is trained is empty, or shares its tokens with what is not")
@@ -210,9 +253,9 @@ class ConversationFormatter(TrainFormatter):
             counts["straddling tokens"] = len(labelled.straddling)
         return Example(input_ids, labels, origin, counts)
 
-    def _wrap(self, prepared: Prepared, labelled: Labelled) -> tuple[list[int], list[int]]:
+    def _wrap(self, prepared: Prepared, labelled: Labelled) -> Wrapped:
         """Ids and labels with what stands around every text; chat templates write all of it themselves."""
-        return labelled.input_ids, labelled.labels
+        return Wrapped(labelled.input_ids, labelled.labels, 0)
 
     def _refuse_special_tokens(self, prepared: Prepared, input_ids: list[int], offsets: NDArray[np.int64]) -> None:
         """Raise `DataError` where a message has a text that the tokenizer takes for a special token: whoever wrote it
@@ -244,15 +287,23 @@ class ConversationFormatter(TrainFormatter):
                 )
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: tokenizers fail on halves of characters, for all rows of a batch."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _texts(prepared: Sequence[Prepared | DataError]) -> list[str]:
     return [item.rendered.text for item in prepared if isinstance(item, Prepared)]
 
 
 def _explain(
-    prepared: Prepared, labelled: Labelled, example: Example, tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared, labelled: Labelled, example: Example, lead: int, tokenizer: PreTrainedTokenizerBase
 ) -> Explanation:
-    """Texts and places, by the tokens' characters."""
-    lead = _find(example.input_ids, labelled.input_ids)
+    """Texts and places, by the tokens' characters; `lead` tokens stand before those of the text."""
     texts = cut_texts(prepared.rendered.text, labelled.offsets)
     before = [str(tokenizer.decode([token])) for token in example.input_ids[:lead]]
     after = [str(tokenizer.decode([token])) for token in example.input_ids[lead + len(texts) :]]
@@ -266,12 +317,6 @@ def _explain(
             places.append(MessageTokens(turn.index, turn.role, lead + ours[0], lead + ours[-1] + 1))
     straddling = frozenset(lead + int(place) for place in labelled.straddling)
     return Explanation(example, (*before, *texts, *after), tuple(places), straddling, prepared.selection.remarks)
-
-
-def _find(whole: Sequence[int], part: Sequence[int]) -> int:
-    """Where `part` begins in `whole`, which has it, perhaps with tokens around it."""
-    places = range(len(whole) - len(part) + 1)
-    return next((place for place in places if list(whole[place : place + len(part)]) == list(part)), 0)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

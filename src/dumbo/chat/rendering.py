@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -130,32 +130,15 @@ class TemplateRenderer:
 
 
 class ChatTemplateRenderer:
-    """Renders a chat template as the tokenizer's `apply_chat_template` does.
+    """Renders a chat template as the tokenizer's `apply_chat_template` does."""
 
-    Raises `ConfigError` for a template that is broken or does not read all of `variables`; where there is none, too.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any], template: str | None = None
-    ) -> None:
-        """`template` goes before the tokenizer's own."""
-        self.tokenizer, self.own_template = tokenizer, template
+    def __init__(self, template: str, tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any]) -> None:
+        """`variables` are given to the template with each conversation."""
+        self.template = template
         self.variables = {**tokenizer.special_tokens_map, **variables}
+        self.checks = _Checks(template)
+        self.marks_generation = marks_generation(template)
         self._dumps_arguments = False
-        self.template = self._template(())
-        self.checks = _Checks(self.template)
-        self.marks_generation = marks_generation(self.template)
-        try:
-            read = read_variables(self.template)
-        except jinja2.TemplateSyntaxError as error:
-            message = f"the chat template is broken: line {error.lineno}: {error.message}"
-            raise ConfigError.at("model.tokenizer.chat_template", message) from None
-        for name in variables:
-            if name not in read:
-                message = f"the chat template does not read '{name}' of 'chat_template_kwargs'"
-                names = ", ".join(sorted(read - {"messages", "tools", "documents", *self.variables, *SPECIAL_TOKENS}))
-                hints = [f"it reads {names}"] if names else []
-                raise ConfigError.at(f".chat_template_kwargs.{name}", message, *hints)
         self._dumps_arguments = self._wants_text()
 
     def _wants_text(self) -> bool:
@@ -170,17 +153,6 @@ class ChatTemplateRenderer:
             return False  # It takes no calls at all.
         return True
 
-    def _template(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """The text of the template: tokenizers may have several, one of them for conversations with tools."""
-        if self.own_template is not None:
-            return self.own_template
-        try:
-            return str(self.tokenizer.get_chat_template(tools=[dict(tool) for tool in tools] or None))
-        except ValueError:
-            message = "the tokenizer has no chat template"
-            hint = "set it, or use a train format with a template of its own, such as 'jinja_messages'"
-            raise ConfigError.at("model.tokenizer.chat_template", message, hint) from None
-
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
     ) -> Rendered:
@@ -194,11 +166,10 @@ class ChatTemplateRenderer:
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], generation_prompt: bool
     ) -> Rendered:
-        template = self._template(tools)
         spoken = [{key: value for key, value in message.items() if value is not None} for message in messages]
         if self._dumps_arguments:
             spoken = [_with_text_arguments(message) for message in spoken]
-        text = compile_chat_template(template).render(
+        text = compile_chat_template(self.template).render(
             messages=_traced(spoken),
             tools=trace(list(tools), TOOLS, "tools") or None,
             documents=None,
@@ -206,8 +177,48 @@ class ChatTemplateRenderer:
             **self.variables,
         )
         if self.checks.wants(spoken, tools, generation_prompt):
-            _check_equal(text, render_chat_template(template, spoken, tools, generation_prompt, self.variables))
-        return _located(text, marks_generation(template))
+            plain = render_chat_template(self.template, spoken, tools, generation_prompt, self.variables)
+            _check_equal(text, plain)
+        return _located(text, self.marks_generation)
+
+
+def chat_renderers(
+    tokenizer: PreTrainedTokenizerBase, variables: Mapping[str, Any], template: str | None = None
+) -> tuple[ChatTemplateRenderer, ChatTemplateRenderer]:
+    """The renderers of conversations without tools and of those with tools, for which tokenizers may have a template of
+    their own. `template` goes before the tokenizer's.
+
+    Raises `ConfigError` for a template that is broken or does not read all of `variables`; where there is none, too.
+    """
+    plain, with_tools = template, template
+    if template is None:
+        try:
+            plain, with_tools = tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[{}])
+        except ValueError:
+            message = "the tokenizer has no chat template"
+            hint = "set it, or use a train format with a template of its own, such as 'jinja_messages'"
+            raise ConfigError.at("model.tokenizer.chat_template", message, hint) from None
+    templates = list(dict.fromkeys((str(plain), str(with_tools))))
+    _check_read(templates, variables, set(tokenizer.special_tokens_map))
+    renderers = [ChatTemplateRenderer(template, tokenizer, variables) for template in templates]
+    return renderers[0], renderers[-1]
+
+
+def _check_read(templates: Sequence[str], variables: Mapping[str, Any], given: Collection[str]) -> None:
+    """Make sure that each of `variables` is read by a template; `given` are those that all templates are given."""
+    read: set[str] = set()
+    for template in templates:
+        try:
+            read |= read_variables(template)
+        except jinja2.TemplateSyntaxError as error:
+            message = f"the chat template is broken: line {error.lineno}: {error.message}"
+            raise ConfigError.at("model.tokenizer.chat_template", message) from None
+    for name in variables:
+        if name not in read:
+            message = f"the chat template does not read '{name}' of 'chat_template_kwargs'"
+            names = ", ".join(sorted(read - {"messages", "tools", "documents", *given, *variables, *SPECIAL_TOKENS}))
+            hints = [f"it reads {names}"] if names else []
+            raise ConfigError.at(f".chat_template_kwargs.{name}", message, *hints)
 
 
 def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dumbo.chat.completeness import CONTENT
 from dumbo.chat.rendering import REASONING, Rendered
 from dumbo.chat.traced import REWRITTEN
-from dumbo.chat.turns import CONTENT, Turn, UnprovenTurnError, left_out_error
+from dumbo.chat.turns import Turn, UnprovenTurnError, left_out_error
 from dumbo.data.masking import Span, join_spans, subtract_spans
 from dumbo.data.records import CharRange, Conversation, MessageTraining
 

@@ -208,23 +208,32 @@ def to_json(
 ) -> str:
     """The filter `tojson` of Transformers' chat templates, which does not escape for HTML as Jinja's own does."""
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    fields = list(_fields(value))
-    if len({field.message for field in fields}) > 1:
-        return text  # Of several messages in one it is not known which character is whose.
+    traced = list(_runs_within(value))
+    fields = [run.field for run in traced if run.field is not None]
+    if len({field.message for field in fields}) > 1 or not all(map(_is_whole, traced)):
+        return text  # It is not known which character is whose, or what was left out.
     # The whole text is the first one's, and the others are known to be in it.
     lengths = [len(text), *[0] * len(fields)]
     runs = [Run(length, field, REWRITTEN, None) for length, field in zip(lengths, fields, strict=False)]
     return TracedText(text, runs) if runs else text
 
 
-def _fields(value: Any) -> Iterator[Field]:
-    """Where the traced texts in `value` came from."""
+def _runs_within(value: Any) -> Iterator[Run]:
+    """The runs of the traced texts in `value`."""
     if isinstance(value, TracedText):
-        yield from (run.field for run in value._runs if run.field is not None)
+        yield from value._runs
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _fields(key)
-            yield from _fields(item)
+            yield from _runs_within(key)
+            yield from _runs_within(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _fields(item)
+            yield from _runs_within(item)
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a run has all of its field but whitespace."""
+    if run.field is None or run.start == REWRITTEN:
+        return True
+    text = run.field.text
+    return text[run.start : run.start + run.length].strip() == text.strip()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dumbo.chat.completeness import CONTENT, THOUGHT_TAG, left_out_of
 from dumbo.chat.end_tokens import AnswerFrame
-from dumbo.chat.rendering import REASONING, REASONING_KEYS, TOOL_CALLS, Piece, Rendered
+from dumbo.chat.rendering import REASONING_KEYS, TOOL_CALLS, Piece, Rendered
 from dumbo.chat.traced import REWRITTEN, TOOLS, Field
 from dumbo.data.masking import Span
 from dumbo.data.records import Conversation, Message
 
-CONTENT = "content"
-
-_TAG = re.compile(r"</?(?:think|reasoning)>")
-_THOUGHT = re.compile(r"<(think|reasoning)>.*?</\1>|\A.*?</(?:think|reasoning)>", re.DOTALL)
-"""A thought within `content`; the tag that opens it may belong to the generation prompt."""
+_WHITESPACE = re.compile(r"\s*")
 
 
 class UnprovenTurnError(ValueError):
@@ -81,7 +78,7 @@ def check_complete(rendered: Rendered, conversation: Conversation, turns: Sequen
     if conversation.tools and not any(piece.field.message == TOOLS for piece in rendered.pieces):
         raise UnprovenTurnError(TOOLS, "the template does not write the tools")
     for index, (message, turn) in enumerate(zip(conversation.messages, turns, strict=True)):
-        left_out, hides_thought = (turn.left_out, turn.hides_thought) if turn else _left_out(message, ())
+        left_out, hides_thought = (turn.left_out, turn.hides_thought) if turn else left_out_of(message, ())
         if left_out and not hides_thought:
             raise left_out_error(index, left_out)
 
@@ -89,65 +86,6 @@ def check_complete(rendered: Rendered, conversation: Conversation, turns: Sequen
 def left_out_error(index: int, what: str) -> UnprovenTurnError:
     """The error for a message of which something is left out."""
     return UnprovenTurnError(index, f"the template leaves out or rewrites {what}")
-
-
-def _left_out(message: Message, pieces: Sequence[Piece]) -> tuple[str, bool]:
-    """What the template leaves out, and whether it is nothing but a thought of the assistant's: many leave it out in
-    all turns but the last."""
-    hides_thought = False
-    is_assistant = message["role"] == "assistant"
-    calls: Any = message.get(TOOL_CALLS) or ()
-    names = {piece.field.name for piece in pieces}
-    if not all(_is_written(call, f"{TOOL_CALLS}.{place}", names) for place, call in enumerate(calls)):
-        return "a call of a tool", False
-    for name, text in _said(message):
-        ours = [piece for piece in pieces if piece.field.name == name]
-        gaps = list(_gaps(text, ours))
-        if is_assistant:
-            gaps = [gap for gap in gaps if _TAG.sub("", text[slice(*gap)]).strip()]
-        if not gaps:
-            continue
-        thoughts = [match.span() for match in _THOUGHT.finditer(text)] if is_assistant and name == CONTENT else []
-        in_thoughts = all(any(t[0] <= gap[0] and gap[1] <= t[1] for t in thoughts) for gap in gaps)
-        if not in_thoughts and not (is_assistant and name == REASONING and not ours):
-            return "what it thinks" if name == REASONING else f"its {name}", False
-        hides_thought = True
-    return "what it thinks" if hides_thought else "", hides_thought
-
-
-def _said(message: Message) -> Iterator[tuple[str, str]]:
-    """The texts of a message that the template has to write, by name."""
-    if isinstance(message.get(CONTENT), str):
-        yield CONTENT, message[CONTENT]
-    thought = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
-    if isinstance(thought, str):
-        yield REASONING, thought
-
-
-def _is_written(call: Any, name: str, names: Collection[str]) -> bool:
-    """Whether a call of a tool is written, with each of its arguments: as a whole, or by its name or its value."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping):
-        return any(other == name or other.startswith(f"{name}.") for other in names)
-    arguments = function.get("arguments")
-    wanted = {f"{name}.function.name"} if "name" in function else set()
-    if isinstance(arguments, Mapping) and f"{name}.function.arguments" not in names:
-        wanted |= {f"{name}.function.arguments.{key}" for key in arguments}
-    return all(any(other == part or other.startswith(f"{part}.") for other in names) for part in wanted)
-
-
-def _gaps(text: str, pieces: Sequence[Piece]) -> Iterator[Span]:
-    """Characters of `text` that no piece has, without the whitespace around them."""
-    if any(piece.offset == REWRITTEN for piece in pieces):
-        return
-    written = sorted((piece.offset, piece.offset + piece.end - piece.start) for piece in pieces)
-    position = 0
-    for start, end in [*written, (len(text), len(text))]:
-        gap = text[position:start]
-        if gap and not gap.isspace():
-            first = position + len(gap) - len(gap.lstrip())
-            yield first, first + len(gap.strip())
-        position = max(position, end)
 
 
 def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
@@ -170,7 +108,7 @@ def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
 def _turn(
     rendered: Rendered, index: int, message: Message, places: list[int], frame: AnswerFrame, is_followed: bool
 ) -> Turn:
-    left_out, hides_thought = _left_out(message, [rendered.pieces[place] for place in places])
+    left_out, hides_thought = left_out_of(message, [rendered.pieces[place] for place in places])
     all_places, places = set(places), _own_places(rendered, places)
     text, pieces, role = rendered.text, [rendered.pieces[place] for place in places], str(message["role"])
     first, last = pieces[0].start, pieces[-1].end
@@ -215,7 +153,7 @@ def _is_framed(message: Message) -> bool:
     """Whether a template may write something of its own behind what an assistant says: behind a call or a thought."""
     if any(message.get(key) for key in (TOOL_CALLS, *REASONING_KEYS)):
         return True
-    return _TAG.search(message[CONTENT]) is not None
+    return THOUGHT_TAG.search(message[CONTENT]) is not None
 
 
 def _neighbours(rendered: Rendered, index: int, first: int, last: int) -> Span:
@@ -232,14 +170,14 @@ def _neighbours(rendered: Rendered, index: int, first: int, last: int) -> Span:
 
 
 def _answer_start(text: str, previous: int, first: int, frame: AnswerFrame) -> tuple[int, bool]:
-    """Where an answer begins: after the generation prompt, since what follows it is not given at inference (the space
-    before an answer, an empty thought). Templates without one give no more than the header, hence a space between
-    header and answer, or what begins a call of a tool, is the model's to write."""
+    """Where an answer begins: after the generation prompt, since what follows it is not given at inference (an empty
+    thought). A space between header and answer is the model's to write, even one that ends the generation prompt: most
+    tokenizers make one token of it and the first word, and prompts are written as rows are, without it."""
     if not frame.generation_prompt:
         opening = frame.call_opening if text.endswith(frame.call_opening, previous, first) else ""
         return previous + len(text[previous : first - len(opening)].rstrip(" \t")), True
     found = text.rfind(frame.generation_prompt, previous, first)
-    return (found + len(frame.generation_prompt), True) if found >= 0 else (first, False)
+    return (found + len(frame.generation_prompt.rstrip(" \t")), True) if found >= 0 else (first, False)
 
 
 def _ends(text: str, last: int, following: int, frame: AnswerFrame, may_go_on: bool) -> tuple[Span | None, Span | None]:
@@ -248,8 +186,8 @@ def _ends(text: str, last: int, following: int, frame: AnswerFrame, may_go_on: b
     Only whitespace may stand before them, or what the template was found to write there: with other text in between
     they may be another message's, of which nothing is known. With `may_go_on` there is none.
     """
-    texts = dict.fromkeys((*frame.end_of_turn, *((frame.end_of_text,) if frame.end_of_text else ())))
-    end_of_turn = _first(text, [token for token in texts if token != frame.end_of_text], last, following)
+    others = [token for token in frame.end_of_turn if token != frame.end_of_text]
+    end_of_turn = _first(text, others, last, following)
     end_of_text = _first(text, [frame.end_of_text], last, following) if frame.end_of_text else None
     position, accepted = last, []
     for span in sorted(span for span in (end_of_turn, end_of_text) if span):
@@ -257,11 +195,12 @@ def _ends(text: str, last: int, following: int, frame: AnswerFrame, may_go_on: b
         is_known = position == last and (may_go_on or gap == frame.closing)
         if gap.strip() and not is_known:
             break
-        token = text[slice(*span)]
+        token, (start, end) = text[slice(*span)], span
         # Some tokens take in the whitespace beside them.
-        start = position + len(gap.rstrip()) if token in frame.strips_left else span[0]
-        rest = text[span[1] :]
-        end = span[1] + (len(rest) - len(rest.lstrip()) if token in frame.strips_right else 0)
+        if token in frame.strips_left:
+            start = position + len(gap.rstrip())
+        if token in frame.strips_right and (blank := _WHITESPACE.match(text, end)):
+            end = blank.end()
         accepted.append((span, (start, end)))
         position = span[1]
     kept = dict(accepted)

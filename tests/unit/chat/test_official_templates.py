@@ -138,10 +138,7 @@ def cases():
 
 @pytest.fixture(scope="module")
 def originals():
-    spec = importlib.util.find_spec("trl")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("TRL is not installed")
-    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+    folder = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
     return {name: (folder / f"{file}.jinja").read_text(encoding="utf-8") for name, file in ORIGINALS.items()}
 
 

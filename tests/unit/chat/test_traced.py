@@ -272,6 +272,12 @@ def test_json_stands_for_what_is_in_it():
     assert to_json({"a": [1, None, True]}) == '{"a": [1, null, true]}' and type(to_json([1])) is str
 
 
+def test_json_of_a_part_or_of_several_messages_stands_for_nothing():
+    first, second = trace("abc", 0, "content"), trace("d", 1, "content")
+    assert type(to_json(first[:2])) is str and type(to_json([first, second])) is str
+    assert isinstance(to_json(trace(" abc\n", 0, "content").strip()), TracedText), "whitespace is no loss"
+
+
 def test_a_text_of_the_template_has_no_field():
     assert runs_of("x") == (Run(1, None, 0, None),) and runs_of("") == ()
     assert origins(TracedText("ab")) == [(None, 0), (None, 1)]

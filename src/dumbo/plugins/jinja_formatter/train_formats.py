@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dumbo.chat.end_tokens import writes_token
-from dumbo.chat.formatter import ConversationFormatter, Labelled, Prepared
+from dumbo.chat.end_tokens import AnswerFrame, writes_token
+from dumbo.chat.formatter import ConversationFormatter, Labelled, Prepared, Wrapped
 from dumbo.chat.names import TEMPLATES, template_text
-from dumbo.chat.rendering import ChatTemplateRenderer, Renderer, TemplateRenderer
+from dumbo.chat.rendering import Renderer, TemplateRenderer, chat_renderers
 from dumbo.chat.selection import TrainedParts
 from dumbo.data.encoding import leading_special_tokens
+from dumbo.data.masking import Span
 from dumbo.data.records import IGNORED
 from dumbo.errors import ConfigError
 from dumbo.tokenizers.section import read_template
@@ -27,31 +28,18 @@ class ChatTemplate(ConversationFormatter):
     def __init__(self, options: ChatTemplateOptions, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises `ConfigError` for a tokenizer without template or offsets, and for end tokens that are not written."""
         chosen = read_template(options.chat_template) if options.chat_template is not None else None
-        renderer = ChatTemplateRenderer(tokenizer, options.chat_template_kwargs, chosen)
-        self.chat_template = renderer.template
+        renderers = chat_renderers(tokenizer, options.chat_template_kwargs, chosen)
+        self.chat_template = renderers[0].template
         super().__init__(
             "chat_template",
-            renderer,
+            renderers,
             tokenizer,
             _parts(options, options.train_on_inputs),
-            _checked_ends(options, tokenizer, renderer),
+            _checked_ends(options, tokenizer, renderers),
             options.allow_special_tokens,
         )
-        self.warnings = [*_split_tokens(renderer.template, tokenizer), *self._end_warnings()]
-
-    def _end_warnings(self) -> Iterator[str]:
-        frame = self.frame
-        if not frame.renders_answers or frame.writes_end_of_text:
-            return
-        if not frame.end_of_turn:
-            yield "the chat template writes nothing after an answer: the model will not learn to stop"
-        else:
-            end = frame.end_of_turn[0]
-            yield (
-                f"the chat template ends answers in '{end}' and never writes the tokenizer's end token "
-                f"'{frame.end_of_text}'; programs that wait for that one do not stop: "
-                f'model.tokenizer.eos_token: "{end}"'
-            )
+        ends = dict.fromkeys(warning for frame in self.frames for warning in _frame_warnings(frame))
+        self.warnings = [*_split_tokens(self.chat_template, tokenizer), *ends]
 
 
 class JinjaMessages(ConversationFormatter):
@@ -69,17 +57,18 @@ class JinjaMessages(ConversationFormatter):
         self.start_ids = leading_special_tokens(tokenizer)
         renderer = TemplateRenderer(options.template, tokenizer)
         parts = _parts(options, options.train_on_inputs)
-        ends = _checked_ends(options, tokenizer, renderer)
-        super().__init__("jinja_messages", renderer, tokenizer, parts, ends, options.allow_special_tokens)
+        renderers = renderer, renderer
+        ends = _checked_ends(options, tokenizer, renderers)
+        super().__init__("jinja_messages", renderers, tokenizer, parts, ends, options.allow_special_tokens)
 
-    def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[tuple[int, int]]) -> Labelled:
+    def _trained_spans(self, prepared: Prepared) -> list[Span]:
         """To get to the end token the model has to write the whitespace before it."""
-        spans, text = prepared.selection.spans, prepared.rendered.text
-        if self.parts.end_of_text != "none" and self._ends_with_answer(prepared):
-            spans[-1] = (spans[-1][0], len(text))
-        return super()._label(prepared, input_ids, offsets)
+        spans = prepared.selection.spans
+        if self.parts.end_of_text == "none" or not self._ends_with_answer(prepared):
+            return spans
+        return [*spans[:-1], (spans[-1][0], len(prepared.rendered.text))]
 
-    def _wrap(self, prepared: Prepared, labelled: Labelled) -> tuple[list[int], list[int]]:
+    def _wrap(self, prepared: Prepared, labelled: Labelled) -> Wrapped:
         input_ids, labels = labelled.input_ids, labelled.labels
         if not self._ends_itself(prepared):
             is_trained = self.parts.end_of_text == "all" or self._ends_with_answer(prepared)
@@ -89,7 +78,7 @@ class JinjaMessages(ConversationFormatter):
         if len(whole) > len(input_ids):
             start_labels = self.start_ids if self.parts.whole_text else [IGNORED] * len(self.start_ids)
             labels = [*start_labels, *labels]
-        return whole, labels
+        return Wrapped(whole, labels, len(whole) - len(input_ids))
 
     def _with_start(self, input_ids: list[int]) -> list[int]:
         is_there = input_ids[: len(self.start_ids)] == self.start_ids
@@ -104,6 +93,26 @@ class JinjaMessages(ConversationFormatter):
         return not self._ends_itself(prepared) and bool(spans) and not prepared.rendered.text[spans[-1][1] :].strip()
 
 
+def _frame_warnings(frame: AnswerFrame) -> Iterator[str]:
+    """What is doubtful about how a chat template begins and ends answers."""
+    if frame.renders_answers and frame.generation_prompt and not frame.begins_answers:
+        yield (
+            f"prompts of inference end in {frame.generation_prompt!r}, which answers without a thought do not "
+            "begin with in the chat template: the model is asked for what it was not trained on"
+        )
+    if not frame.renders_answers or frame.writes_end_of_text:
+        return
+    if not frame.end_of_turn:
+        yield "the chat template writes nothing after an answer: the model will not learn to stop"
+    else:
+        end = frame.end_of_turn[0]
+        yield (
+            f"the chat template ends answers in '{end}' and never writes the tokenizer's end token "
+            f"'{frame.end_of_text}'; programs that wait for that one do not stop: "
+            f'model.tokenizer.eos_token: "{end}"'
+        )
+
+
 def _parts(options: TrainedOptions, whole_text: bool) -> TrainedParts:
     return TrainedParts(
         roles=frozenset(options.roles_to_train),
@@ -114,7 +123,9 @@ def _parts(options: TrainedOptions, whole_text: bool) -> TrainedParts:
     )
 
 
-def _checked_ends(options: TrainedOptions, tokenizer: PreTrainedTokenizerBase, renderer: Renderer) -> tuple[str, ...]:
+def _checked_ends(
+    options: TrainedOptions, tokenizer: PreTrainedTokenizerBase, renderers: Sequence[Renderer]
+) -> tuple[str, ...]:
     """The user's tokens that end turns. Raises `ConfigError` for one that is no token, or that is never written."""
     for place, token in enumerate(options.eot_tokens):
         where = f".eot_tokens.{place}"
@@ -122,7 +133,7 @@ def _checked_ends(options: TrainedOptions, tokenizer: PreTrainedTokenizerBase, r
         if len(ids) != 1:
             hint = "add it to model.tokenizer.special_tokens, or choose another"
             raise ConfigError.at(where, f"'{token}' is {len(ids)} tokens of this tokenizer, not one", hint)
-        if not writes_token(renderer, token):
+        if not any(writes_token(renderer, token) for renderer in renderers):
             raise ConfigError.at(where, f"the template never writes '{token}' after an answer")
     modes = {options.train_on_eos, options.train_on_eot} - {None}
     if tokenizer.eos_token in options.eot_tokens and len(modes) > 1:
