@@ -133,14 +133,28 @@ class TracedText(str):
         if start == 0 and stop == len(self):
             return self
         runs: list[Run] = []
-        position = 0
+        position, json_is_known = 0, False
         for run in self._runs:
-            first, last = max(start, position), min(stop, position + run.length)
-            if first < last or (start == stop and position <= start <= position + run.length and not runs):
-                offset = run.start + first - position if run.start >= 0 else REWRITTEN
-                runs.append(Run(last - first, run.field, offset, run.block))
-            position += run.length
+            end = position + run.length
+            first, last = max(start, position), min(stop, end)
+            if run.start == REWRITTEN and not run.length:
+                runs += [run] * json_is_known  # It stands for what is in the run before it.
+            elif run.start == REWRITTEN:
+                is_left = self._has_texts_left(position, first, last, end)
+                # Of the schemas of tools it is enough to know that they are there.
+                json_is_known = first < last and (is_left or (run.field is not None and run.field.message == TOOLS))
+                kept = run if json_is_known else Run(0, None, 0, run.block)
+                runs += [kept._replace(length=last - first)] * (first < last)
+            elif first < last or (start == stop and position <= start <= end and not runs):
+                runs.append(Run(last - first, run.field, run.start + first - position, run.block))
+            position = end
         return TracedText(str.__getitem__(self, slice(start, stop)), runs)
+
+    def _has_texts_left(self, start: int, first: int, last: int, end: int) -> bool:
+        """Whether the JSON `[start, end)` has all its texts when only `[first, last)` is left: brackets at its ends are
+        no part of one, as no quote stands before them."""
+        before, after = str.__getitem__(self, slice(start, first)), str.__getitem__(self, slice(last, end))
+        return not before.lstrip("{[ \n") and not after.rstrip("}] \n")
 
     def _parts(self, parts: list[str], separator: str | None) -> list[str]:
         """`parts`, which stand in this text in their order, as cuts of it."""

@@ -278,6 +278,35 @@ def test_json_of_a_part_or_of_several_messages_stands_for_nothing():
     assert isinstance(to_json(trace(" abc\n", 0, "content").strip()), TracedText), "whitespace is no loss"
 
 
+@pytest.mark.parametrize(
+    ("cut", "is_known"),
+    [
+        (slice(None, -1), True),
+        (slice(1, -2), True),
+        (slice(1, None), True),
+        (slice(None, -3), False),
+        (slice(2, None), False),
+        (slice(None, -5), False),
+    ],
+)
+def test_json_may_lose_its_brackets_and_no_more(cut, is_known):
+    """Mistral writes a call without its last bracket, to put the call's number behind it."""
+    made = trace({"name": "f", "arguments": {"x": "a}"}}, 0, "calls")
+    text = to_json(made)
+    assert text.endswith('"a}"}}')
+    names = {run.field and run.field.name for run in runs_of(text[cut])}
+    assert names == ({"calls.name", "calls.arguments", "calls.arguments.x"} if is_known else {None})
+    assert text[cut] == str.__getitem__(text, cut)
+
+
+def test_json_beside_other_json_keeps_its_own_texts():
+    first, second = to_json(trace(["a"], 0, "first")), to_json(trace(["b", "c"], 1, "second"))
+    both = first + second
+    assert {run.field.name for run in runs_of(both[: len(first)])} == {"first.0"}
+    assert {run.field.name for run in runs_of(both[len(first) :])} == {"second.0", "second.1"}
+    assert runs_of(both[3:3]) == ()
+
+
 def test_a_text_of_the_template_has_no_field():
     assert runs_of("x") == (Run(1, None, 0, None),) and runs_of("") == ()
     assert origins(TracedText("ab")) == [(None, 0), (None, 1)]
