@@ -13,6 +13,7 @@ from pydantic import ValidationError, create_model
 
 from dumbo.config.batching import batch_problem
 from dumbo.config.compose import ROOTS, compose
+from dumbo.config.data_rules import data_problems
 from dumbo.config.explain import UNKNOWN_OPTION, explain_errors, unknown_name_hints
 from dumbo.config.foreign_keys import looks_like
 from dumbo.config.schema import DatasetEntry, RunConfig
@@ -67,8 +68,7 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     if config is not None and not problems:
         problems += check_consumers(config, found)
         problems += check_evaluators(config, found)
-        if all(entry.held_out for entry in config.datasets):
-            problems.append(Problem("all sources are held out: there is nothing to train on", ("datasets",)))
+        problems += data_problems(config)
         arguments = config.trainer.arguments
         sizes = batch_problem(arguments.batch_size, arguments.physical_batch_size, launch.world_size)
         problems += [sizes] if sizes else []

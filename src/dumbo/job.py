@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dumbo.config.schema import RunConfig
     from dumbo.console import Console
     from dumbo.data.dataset import TokenDataset
+    from dumbo.data.sequences import Sequences
     from dumbo.metrics import Metrics
 
 Batch = Mapping[str, "Tensor"]
@@ -46,7 +47,11 @@ class Job:
     tokenizer: PreTrainedTokenizerBase
     train_dataset: TokenDataset
     eval_dataset: TokenDataset | None
+    sequences: Sequences
+    """What of `train_dataset` is trained together in each epoch, and in which order: a `BatchPlan` shares it out."""
     collator: Collator
+    """Makes batches of the rows of a forward pass of training."""
+    eval_collator: Collator
     loss: Loss | None
     build_optimizer: Callable[[Module], Optimizer] | None
     build_scheduler: Callable[[Optimizer, int], LRScheduler] | None

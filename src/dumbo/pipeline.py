@@ -40,13 +40,16 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
         model = run.fit_embeddings(model, tokenizer)
         model = run.patch_model(model)
         datasets = run.keep(model, tokenizer, build_datasets(run.sources, config, plugins, model, tokenizer, console))
+        collator = run.build_collator(tokenizer) or datasets.padding_collator
         job = Job(
             config=config,
             model=model,
             tokenizer=tokenizer,
             train_dataset=datasets.train,
             eval_dataset=datasets.evaluation,
-            collator=plugins.call_seat(hooks.CollatorPlugin, config, tokenizer) or datasets.padding_collator,
+            sequences=datasets.sequences,
+            collator=datasets.packing_collator or collator,
+            eval_collator=collator,
             loss=run.build_loss(tokenizer),
             build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
             build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),

@@ -16,11 +16,12 @@ from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.build import Datasets
 from dumbo.data.sources import Source
-from dumbo.errors import DumboError, Interrupted, PluginError, RunError
+from dumbo.errors import ConfigError, DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, MetricsCollector, RunInfo
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_loader import (
+    CollatorPlugin,
     EvaluatorPlugin,
     LoadOptionsPlugin,
     LoggingPlugin,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from dumbo.data.dataset import TokenDataset
     from dumbo.inference.generate import TextGenerator
-    from dumbo.job import Evaluator, Loss
+    from dumbo.job import Collator, Evaluator, Loss
 
 
 @dataclass
@@ -159,6 +160,19 @@ class OpenRun:
         plugins = self.configured.plugins
         loss = plugins.call_seat(LossPlugin, self.configured.config, tokenizer)
         return loss and checked_loss(plugins.names(LossPlugin)[0], loss)
+
+    def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
+        """What the plugin in that seat makes batches with.
+
+        Raises:
+            ConfigError: rows are to be packed, of which the plugin knows nothing.
+        """
+        plugins, config = self.configured.plugins, self.configured.config
+        collator: Collator | None = plugins.call_seat(CollatorPlugin, config, tokenizer)
+        if collator is not None and config.trainer.data.packing:
+            message = f"the plugin '{plugins.names(CollatorPlugin)[0]}' makes the batches, and packs no rows"
+            raise ConfigError.at("trainer.data.packing", message, "remove one of the two")
+        return collator
 
     def close(self, outcome: str) -> None:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""

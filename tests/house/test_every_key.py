@@ -168,6 +168,8 @@ ASKED = MappingProxyType(
 PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
 
+SECOND = builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]
+
 # Other keys: (what else is written in both runs, the value of the key in the second).
 RUNS = MappingProxyType(
     {
@@ -179,6 +181,11 @@ RUNS = MappingProxyType(
         "trainer.data.val_set_size": ({}, 3),
         "trainer.data.on_bad_row": ({"datasets.0.path": "bad.jsonl"}, "drop"),
         "trainer.data.shuffle": ({}, False),
+        "trainer.data.mix": ({"datasets.0.weight": 0.5, "datasets.1": SECOND}, "rows"),
+        "trainer.data.deduplicate": ({"datasets.1": SECOND, "datasets.2": SECOND}, True),
+        "trainer.data.packing": ({"trainer.data.sequence_length": 256}, True),
+        "datasets.weight": ({}, 0.5),
+        "trainer.data.group_by_length": ({}, True),
         "model.base_model": ({}, "model-2"),
         "model.revision": ({}, "main"),
         "model.dtype": ({}, "bfloat16"),
@@ -282,7 +289,7 @@ RUNS = MappingProxyType(
             },
             {"mood": "glad"},
         ),
-        "datasets.held_out": ({"datasets.1": builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]}, True),
+        "datasets.held_out": ({"datasets.1": SECOND}, True),
         "model.architecture": ({"model.base_model": builders.REMOVE, **WITH_TOKENIZER}, {"model_type": "llama"} | TINY),
         "trainer.arguments.load_best_model_at_end": (BEST, True),
         "trainer.arguments.metric_for_best_model": (KEPT, "eval/bleu"),

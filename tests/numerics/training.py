@@ -15,6 +15,7 @@ from dumbo.console import Console
 from dumbo.data.collate import PaddingCollator
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.records import Example, Origin
+from dumbo.data.sequences import single_rows
 from dumbo.job import Job
 from dumbo.metrics import Metrics, MetricsCollector
 from tests import builders
@@ -80,7 +81,9 @@ def build_trainer(
         tokenizer=None,
         train_dataset=train,
         eval_dataset=evaluation,
+        sequences=single_rows(train.length, SEED, config.trainer.data.shuffle),
         collator=PaddingCollator(0),
+        eval_collator=PaddingCollator(0),
         loss=loss,
         build_optimizer=None,
         build_scheduler=None,

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +21,15 @@ from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.plan import BatchPlan
+from dumbo.data.sequences import single_rows
 from dumbo.errors import Interrupted
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
 from dumbo.run_folder import checkpoints_of
+
+_GROUPED_STEPS = 50
+"""Steps that share their rows out by length: enough to have rows alike, few enough to leave the order to chance."""
 
 
 class PlannedLoader(DataLoader[Any]):
@@ -130,20 +135,23 @@ class DumboTrainer(Trainer):
 
     def get_train_dataloader(self) -> PlannedLoader:
         """The training batches of this rank."""
-        return self._loader(self._job.train_dataset, self._plan())
+        return self._loader(self._job.train_dataset, self.plan, self.data_collator)
 
-    def _plan(self) -> BatchPlan:
+    @cached_property
+    def plan(self) -> BatchPlan:
+        """Which rows are trained on when."""
         trainer = self._job.config.trainer
         sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
-        return BatchPlan(len(self._job.train_dataset), *sizes, trainer.seed, trainer.data.shuffle)
+        grouped = _GROUPED_STEPS if trainer.data.group_by_length else 1
+        return BatchPlan(self._job.sequences, *sizes, grouped, trainer.seed)
 
-    def _loader(self, dataset: TokenDataset, plan: BatchPlan) -> PlannedLoader:
+    def _loader(self, dataset: TokenDataset, plan: BatchPlan, collate: Any) -> PlannedLoader:
         workers = self.args.dataloader_num_workers
         return PlannedLoader(
             dataset,
             plan,
             self.args.process_index,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
@@ -201,13 +209,15 @@ class DumboTrainer(Trainer):
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
         size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
-        plan = BatchPlan(len(dataset), size * ranks, size, ranks, seed=0, shuffle=False)
+        # By length, as their order does not matter: least padding.
+        sequences = single_rows(dataset.length, seed=0, shuffle=False)
+        plan = BatchPlan(sequences, size * ranks, size, ranks, grouped_steps=len(dataset))
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         model = self._job.model
         model.eval()
         one = torch.ones((), device=self.args.device)
         with torch.no_grad():
-            for batch in self._loader(dataset, plan):
+            for batch in self._loader(dataset, plan, self._job.eval_collator):
                 batch = self._prepare_inputs(batch)
                 total[0] += self._sum_over_tokens(model, batch, one, smoothing=0.0)
                 total[1] += count_supervised(batch["labels"])
@@ -245,7 +255,7 @@ class DumboTrainer(Trainer):
         metrics = dict(_renamed(logs))
         if "train/epoch" in metrics:
             # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
-            metrics["train/epoch"] = self.state.global_step / self._plan().steps_per_epoch
+            metrics["train/epoch"] = self.state.global_step / self.plan.steps_per_epoch
         if "train/loss" in metrics:
             now = time.monotonic()
             rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)

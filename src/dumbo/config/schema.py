@@ -82,6 +82,9 @@ class DatasetEntry(Section):
     """How a record becomes tokens and labels: a name, or `{type: name, ...options}`."""
     held_out: bool = False
     """Evaluate on all rows of this source, and train on none of them."""
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How much an epoch has of this source, by `trainer.data.mix`: by default, how often it goes through it. 0.5 is
+    half of the rows, the others in the next epoch; 2 is each row twice."""
 
 
 class DataSection(Section):
@@ -94,6 +97,16 @@ class DataSection(Section):
     val_set_size: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
     """Rows held out for evaluation: a share below 1, or a number of rows. Chosen by the seed, before training rows
     are shuffled."""
+    mix: Literal["passes", "rows", "tokens"] = "passes"
+    """What the sources' `weight` counts: `passes` over a source in an epoch, or its share of the epoch's `rows` or
+    `tokens`, of which there are as many as in all sources together."""
+    deduplicate: bool = False
+    """Leave out rows whose tokens and labels an earlier row has, and training rows that a held-out source has."""
+    packing: bool = False
+    """Put several rows into each sequence of up to `sequence_length` tokens, none of which sees another: no padding. A
+    sequence of `batch_size` is then a packed one."""
+    group_by_length: bool = False
+    """Make steps of rows of similar lengths, 50 steps at a time: less padding, and less chance in the order of rows."""
     on_bad_row: Literal["error", "drop"] = "error"
     """Rows that cannot be used: stop and name them, or leave them out and count them."""
     shuffle: bool = True

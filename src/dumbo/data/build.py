@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dumbo.console import Console
-from dumbo.data.collate import PaddingCollator
+from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.dataset import TokenDataset
-from dumbo.data.lengths import LengthPolicy, sequence_length
+from dumbo.data.encoded import EncodedRows, RowWriter
+from dumbo.data.holding_out import choose_held_out, first_of_each
+from dumbo.data.lengths import fit_lengths, sequence_length
+from dumbo.data.mixing import Mixture, mix
 from dumbo.data.records import Example
+from dumbo.data.sequences import PackedRows, Sequences, SingleRows
 from dumbo.data.source_encoder import SourceEncoder, common_template
+from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
-from dumbo.errors import ConfigError, RunError
+from dumbo.errors import DataError, RunError
 from dumbo.plugin_loader import DatasetPlugin
 
 if TYPE_CHECKING:
@@ -29,8 +33,11 @@ class Datasets:
     """What the trainer gets."""
 
     train: TokenDataset
+    sequences: Sequences
+    """What of `train` is trained together, in each epoch."""
     evaluation: TokenDataset | None
     padding_collator: PaddingCollator
+    packing_collator: PackedCollator | None
     table: Sequence[Mapping[str, Any]]
     """What became of each source: rows, tokens, and how many were trained, held out, bad, too long."""
 
@@ -48,50 +55,59 @@ def build_datasets(
     Raises:
         DataError: rows that cannot be used, or that are too long, unless the configuration says what to do with them.
     """
+    data = config.trainer.data
     limit = sequence_length(config, model)
     encoders = [SourceEncoder(source, plugins, tokenizer, _num_embeddings(model)) for source in sources]
     _keep_template(encoders, tokenizer)
-    for source, encoder in zip(sources, encoders, strict=True):
-        source.examples = _encode(source, encoder, console)
-    held_out = _choose_held_out(sources, config)
-    train: list[Example] = []
-    evaluation: list[Example] = []
+    encoded = [encode_source(*pair, console) for pair in zip(sources, encoders, strict=True)]
+    kept = first_of_each(encoded, config.datasets) if data.deduplicate else [None] * len(encoded)
+    held_out = choose_held_out(encoded, kept, config)
+    train: list[TokenDataset] = []
+    evaluation: list[TokenDataset] = []
     table: list[dict[str, Any]] = []
-    start = 0
-    for source in sources:
-        lengths = LengthPolicy(limit, config.trainer.data.too_long)
+    for number, (source, rows, is_kept, is_held) in enumerate(zip(sources, encoded, kept, held_out, strict=True)):
+        fitted = fit_lengths(rows, is_kept, limit, data.too_long)
         # Held out are whole rows: the pieces of a long one are never on both sides.
-        ours: list[Example] = []
-        theirs: list[Example] = []
-        for row, example in enumerate(source.examples, start):
-            (theirs if row in held_out else ours).extend(lengths.fit([example]))
-        start += len(source.examples)
-        lengths.settle()
-        train, evaluation = train + ours, evaluation + theirs
-        table.append(_table_row(source, [*ours, *theirs], len(theirs), lengths))
-    _print_table(table, limit, sources, console)
-    train_set = plugins.fold(DatasetPlugin, TokenDataset.from_examples(train), config)
+        theirs = is_held[fitted.origin]
+        dataset = fitted.dataset.of_source(number)
+        train.append(dataset.select((~theirs).nonzero()[0]))
+        evaluation.append(dataset.select(theirs.nonzero()[0]))
+        table.append(source_row(source, rows, is_kept, fitted, int(theirs.sum())))
+    train_set = plugins.fold(DatasetPlugin, TokenDataset.join(train), config)
     if not len(train_set):
         raise RunError("no training rows are left")
-    if held_out and not evaluation:
+    evaluation_set = TokenDataset.join(evaluation)
+    if any(of_source.any() for of_source in held_out) and not len(evaluation_set):
         raise RunError("none of the held out rows is left: all of them were too long")
-    evaluation_set = TokenDataset.from_examples(evaluation) if evaluation else None
-    return Datasets(train_set, evaluation_set, PaddingCollator(tokenizer.pad_token_id), table)
+    mixture = _mixture(train_set, config)
+    table = add_shares(table, train_set, mixture, config)
+    print_sources(table, limit, sources, console)
+    sequences = _sequences(train_set, mixture, limit, config)
+    padding, packing = PaddingCollator(tokenizer.pad_token_id), PackedCollator() if data.packing else None
+    return Datasets(train_set, sequences, evaluation_set if len(evaluation_set) else None, padding, packing, table)
 
 
-def _encode(source: Source, encoder: SourceEncoder, console: Console) -> list[Example]:
+def encode_source(source: Source, encoder: SourceEncoder, console: Console) -> EncodedRows:
+    """Tokens and labels of a source's records.
+
+    Raises:
+        DataError: rows that cannot be used, unless the configuration drops them.
+    """
     for warning in encoder.warnings:
         console.say(f"warning: {source.label}: {warning}")
-    examples: list[Example] = []
+    writer = RowWriter()
     for _, result in encoder.encode(console.track(source.records, f"tokenising {source.label}")):
-        if isinstance(result, Example):
-            examples.append(result)
-            continue
-        source.note_bad(result)
-        if source.has_seen_enough:
-            break
-    source.settle(examples)
-    return examples
+        try:
+            if not isinstance(result, Example):
+                raise result
+            writer.add(result)
+        except DataError as error:
+            source.note_bad(error)
+            if source.has_seen_enough:
+                break
+    rows = writer.finish()
+    source.settle(len(rows.dataset))
+    return rows
 
 
 def _keep_template(encoders: Sequence[SourceEncoder], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -110,63 +126,22 @@ def _num_embeddings(model: PreTrainedModel) -> int | None:
     return int(weight.shape[0])
 
 
-def _choose_held_out(sources: Sequence[Source], config: RunConfig) -> frozenset[int]:
-    """The rows to hold out, counted over all sources: whole sources, and a choice from the others that depends on the
-    seed and the number of rows alone."""
-    import numpy as np
-
-    whole: list[int] = []
-    others: list[int] = []
-    start = 0
-    for source in sources:
-        (whole if source.entry.held_out else others).extend(range(start, start + len(source.examples)))
-        start += len(source.examples)
-    size = config.trainer.data.val_set_size
-    if not size:
-        return frozenset(whole)
-    count = size if isinstance(size, int) else max(1, round(size * len(others)))
-    if count >= len(others):
-        message = f"there are only {len(others)} rows, and some must be left to train on"
-        raise ConfigError.at("trainer.data.val_set_size", message)
-    order = np.random.default_rng([config.trainer.seed, 2**31]).permutation(len(others))
-    return frozenset([*whole, *(others[index] for index in order[:count])])
+def _mixture(dataset: TokenDataset, config: RunConfig) -> Mixture:
+    weights = [0.0 if entry.held_out else entry.weight for entry in config.datasets]
+    trainer = config.trainer
+    return mix(dataset, weights, trainer.data.mix, trainer.seed, trainer.data.shuffle)
 
 
-def _table_row(source: Source, examples: Sequence[Example], held_out: int, lengths: LengthPolicy) -> dict[str, Any]:
-    data = TokenDataset.from_examples(examples)
-    return {
-        "source": source.label,
-        "rows": len(examples),
-        "tokens": data.num_tokens,
-        "trained": data.num_supervised,
-        "held_out": held_out,
-        "bad": source.num_bad,
-        "too_long": lengths.too_long,
-        "emptied": lengths.emptied,
-        **_counted(source.examples),
-    }
-
-
-def _counted(examples: Sequence[Example]) -> Counter[str]:
-    """What the format met on its way, over all examples."""
-    counts: Counter[str] = Counter()
-    for example in examples:
-        if example.counts:
-            counts.update(example.counts)
-    return counts
-
-
-def _print_table(
-    rows: Sequence[Mapping[str, Any]], limit: int | None, sources: Sequence[Source], console: Console
-) -> None:
-    # Columns of which there is nothing to say are left away, but never a count that is not zero.
-    names = dict.fromkeys(name for row in rows for name in row)
-    kept = [name for name in names if name in ("source", "rows", "tokens", "trained") or any(r.get(name) for r in rows)]
-    shown = [{**row, "trained": f"{row['trained'] / max(row['tokens'], 1):.0%}"} for row in rows]
-    console.table([name.replace("_", " ") for name in kept], [[row.get(name, 0) for name in kept] for row in shown])
-    if limit is not None:
-        console.say(f"sequences of up to {limit} tokens")
-    dropped = [problem for source in sources for problem in source.bad_rows]
-    if dropped:
-        total = sum(source.num_bad for source in sources)
-        console.say(f"dropped {total} bad row{'s' if total > 1 else ''}; the first: {str(dropped[0]).splitlines()[0]}")
+def _sequences(dataset: TokenDataset, mixture: Mixture, limit: int | None, config: RunConfig) -> Sequences:
+    trainer = config.trainer
+    if not len(mixture):
+        raise RunError("the weights leave no training rows: each is less than half a row of its source")
+    if not trainer.data.packing:
+        return SingleRows(dataset.length, mixture, trainer.seed, trainer.data.shuffle)
+    assert limit is not None  # The configuration is refused otherwise.
+    # An epoch has at least as many sequences as its tokens fill: there are no more epochs than this.
+    tokens = int(dataset.length[mixture.rows(0)].sum())
+    epochs = trainer.arguments.num_train_epochs
+    if trainer.arguments.max_steps is not None:
+        epochs = 2 + 2 * trainer.arguments.max_steps * trainer.arguments.batch_size * limit / tokens
+    return PackedRows(dataset.length, mixture, limit, int(-(-epochs // 1)), trainer.seed, trainer.data.shuffle)

@@ -1,9 +1,10 @@
-"""Tokenised examples in flat arrays: four bytes per token and label, whatever the number of rows."""
+"""Tokenised rows: places in flat arrays of tokens, which may be files of any size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.records import IGNORED, Example
@@ -14,69 +15,145 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenDataset:
-    """Examples one after the other: row `i` is `[offsets[i], offsets[i + 1])` of `tokens` and `labels`.
-
-    `labels[j]` is the token at `j` where it is trained and `IGNORED` elsewhere; the first token of a row never is, as
-    nothing predicts it. Indexing yields `{"input_ids", "labels"}`, int32 arrays of the row's length.
-    """
+class TokenBlock:
+    """Tokens one after the other, in memory or mapped from files."""
 
     tokens: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    offsets: NDArray[np.int64]
+    trained: NDArray[np.bool_]
+    """Which of them are trained on."""
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """Rows, each a place in a block of tokens: to cut, choose or repeat rows copies no token.
+
+    Indexing yields `{"input_ids", "labels"}`, int32 arrays of the row's length. A label is the token where it is
+    trained and `IGNORED` elsewhere; the first token of a row never is, as nothing predicts it.
+    """
+
+    blocks: tuple[TokenBlock, ...]
+    block: NDArray[np.int32]
+    """Of each row, the number of its block."""
+    start: NDArray[np.int64]
+    length: NDArray[np.int32]
+    source: NDArray[np.int32]
+    """Of each row, the number of the entry under `datasets:` that it came from."""
 
     @classmethod
-    def from_examples(cls, examples: Iterable[Example]) -> TokenDataset:
-        """Gather examples; each must have at least one token."""
+    def from_examples(cls, examples: Iterable[Example], source: int = 0) -> TokenDataset:
+        """Gather examples in memory; each must have at least one token."""
         from array import array
 
         import numpy as np
 
-        tokens, labels, offsets = array("i"), array("i"), array("q", [0])
+        tokens, trained, lengths = array("i"), bytearray(), array("i")
         for example in examples:
-            start = len(labels)
             tokens.extend(example.input_ids)
-            labels.extend(example.labels)
-            labels[start] = IGNORED
-            offsets.append(len(tokens))
-        return cls(
+            trained.extend(np.not_equal(example.labels, IGNORED).tobytes())
+            lengths.append(len(example.input_ids))
+        block = TokenBlock(
             np.frombuffer(tokens, np.int32) if tokens else np.zeros(0, np.int32),
-            np.frombuffer(labels, np.int32) if labels else np.zeros(0, np.int32),
-            np.frombuffer(offsets, np.int64),
+            np.frombuffer(trained, np.bool_) if trained else np.zeros(0, np.bool_),
+        )
+        return cls.of_blocks([block], [np.array(lengths, np.int32)], source)
+
+    @classmethod
+    def of_blocks(
+        cls, blocks: Sequence[TokenBlock], lengths: Sequence[NDArray[np.int32]], source: int = 0
+    ) -> TokenDataset:
+        """The rows of `blocks`, each full of rows that have its `lengths`."""
+        import numpy as np
+
+        starts = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
+        numbers = [np.full(len(length), number, np.int32) for number, length in enumerate(lengths)]
+        length = np.concatenate([*lengths, np.zeros(0, np.int32)])
+        return cls(
+            tuple(blocks),
+            np.concatenate([*numbers, np.zeros(0, np.int32)]),
+            np.concatenate([*starts, np.zeros(0, np.int64)]),
+            length,
+            np.full(len(length), source, np.int32),
+        )
+
+    @classmethod
+    def join(cls, datasets: Sequence[TokenDataset]) -> TokenDataset:
+        """All rows of `datasets`, one data set after the other."""
+        import numpy as np
+
+        blocks: list[TokenBlock] = []
+        numbers: list[NDArray[np.int32]] = []
+        for dataset in datasets:
+            numbers.append(dataset.block + np.int32(len(blocks)))
+            blocks += dataset.blocks
+        return cls(
+            tuple(blocks),
+            np.concatenate(numbers),
+            np.concatenate([dataset.start for dataset in datasets]),
+            np.concatenate([dataset.length for dataset in datasets]),
+            np.concatenate([dataset.source for dataset in datasets]),
         )
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self.offsets) - 1
+        return len(self.length)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Row `index`. A negative index is the filler row: two tokens, none of them trained."""
+        import numpy as np
+
         if index < 0:
-            return {"input_ids": self.tokens[:2], "labels": self.labels[:2] * 0 + IGNORED}
-        row = slice(self.offsets[index], self.offsets[index + 1])
-        return {"input_ids": self.tokens[row], "labels": self.labels[row]}
+            ids = self.blocks[0].tokens[:2]
+            return {"input_ids": ids, "labels": np.full_like(ids, IGNORED)}
+        ids, trained = self._parts(index)
+        labels = np.where(trained, ids, np.int32(IGNORED))
+        labels[0] = IGNORED
+        return {"input_ids": ids, "labels": labels}
+
+    def _parts(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        block, start = self.blocks[self.block[index]], self.start[index]
+        place = slice(start, start + self.length[index])
+        return block.tokens[place], block.trained[place]
 
     @property
     def num_tokens(self) -> int:
         """All tokens."""
-        return len(self.tokens)
+        return int(self.length.sum())
+
+    @cached_property
+    def supervised(self) -> NDArray[np.int32]:
+        """Of each row, how many tokens are trained on."""
+        import numpy as np
+
+        counts = np.zeros(len(self), np.int32)
+        for index in range(len(self)):
+            counts[index] = np.count_nonzero(self._parts(index)[1][1:])
+        return counts
 
     @property
     def num_supervised(self) -> int:
         """The tokens that are trained on."""
-        return int((self.labels != IGNORED).sum())
+        return int(self.supervised.sum())
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return int((self.offsets[1:] - self.offsets[:-1]).max(initial=0))
+        return int(self.length.max(initial=0))
 
-    def select(self, rows: Sequence[int]) -> TokenDataset:
+    def select(self, rows: Sequence[int] | NDArray[Any]) -> TokenDataset:
         """The given rows, in their order, as a data set of its own."""
         import numpy as np
 
-        spans = [(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
-        pieces = [np.arange(start, end) for start, end in spans]
-        where = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
-        offsets = np.cumsum([0, *(end - start for start, end in spans)], dtype=np.int64)
-        return TokenDataset(self.tokens[where], self.labels[where], offsets)
+        chosen = np.asarray(rows, np.int64)
+        return TokenDataset(
+            self.blocks, self.block[chosen], self.start[chosen], self.length[chosen], self.source[chosen]
+        )
+
+    def of_source(self, number: int) -> TokenDataset:
+        """The same rows, as those of the entry `number` under `datasets:`."""
+        import numpy as np
+
+        return replace(self, source=np.full(len(self), number, np.int32))
+
+    def cut(self, first: NDArray[np.int64], length: NDArray[np.int32]) -> TokenDataset:
+        """Of each row the `length` tokens from its `first` on."""
+        return replace(self, start=self.start + first, length=length)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import IGNORED, Example
+from dumbo.data.dataset import TokenDataset
+from dumbo.data.encoded import EncodedRows
 from dumbo.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from dumbo.config.schema import RunConfig
@@ -20,47 +22,50 @@ _WAYS_OUT = (
 )
 
 
-@dataclass
-class LengthPolicy:
-    """Applies `trainer.data.too_long`, and counts what it met."""
+@dataclass(frozen=True)
+class Fitted:
+    """Rows that fit, and what was done for it."""
 
-    limit: int | None
-    """Longest sequence in tokens; None for any."""
-    policy: str
+    dataset: TokenDataset
+    origin: NDArray[np.int64]
+    """Of each row, the number of the one that it is, or is a piece of."""
     too_long: int = 0
-    longest: int = 0
+    """Rows that were too long, of those that were looked at."""
     emptied: int = 0
     """Pieces that were left out because cutting left nothing to train in them."""
-    first: Example | None = None
 
-    def fit(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """The examples, none longer than the limit."""
-        for example in examples:
-            length = len(example.input_ids)
-            if self.limit is None or length <= self.limit:
-                yield example
-                continue
-            self.too_long += 1
-            self.longest, self.first = max(self.longest, length), self.first or example
-            for piece in self._pieces(example, self.limit):
-                if any(label != IGNORED for label in piece.labels[1:]):
-                    yield piece
-                else:
-                    self.emptied += 1
 
-    def settle(self) -> None:
-        """Raise a DataError that names the first too long row, where the policy is `error` and there was one."""
-        if self.first is None or self.policy != "error":
-            return
-        count = "1 row is" if self.too_long == 1 else f"{self.too_long} rows are"
-        message = f"{count} longer than {self.limit} tokens (the longest has {self.longest}); this is the first"
-        raise self.first.origin.error(message, *_WAYS_OUT)
+def fit_lengths(rows: EncodedRows, kept: NDArray[np.bool_] | None, limit: int | None, policy: str) -> Fitted:
+    """The `kept` rows (None for all), none longer than `limit` tokens (None for any), by `trainer.data.too_long`.
 
-    def _pieces(self, example: Example, limit: int) -> Iterator[Example]:
-        ids, labels = example.input_ids, example.labels
-        starts = {"truncate": range(1), "split": range(0, len(ids), limit)}.get(self.policy, range(0))
-        for start in starts:
-            yield Example(ids[start : start + limit], labels[start : start + limit], example.origin)
+    Raises:
+        DataError: there are longer ones, and the policy is `error`; it names the first.
+    """
+    import numpy as np
+
+    dataset = rows.dataset
+    chosen = np.arange(len(dataset)) if kept is None else np.flatnonzero(kept)
+    too_long = chosen[dataset.length[chosen] > limit] if limit is not None else chosen[:0]
+    if limit is None or not len(too_long):
+        return Fitted(dataset.select(chosen), chosen)
+    if policy == "error":
+        count = "1 row is" if len(too_long) == 1 else f"{len(too_long)} rows are"
+        longest = dataset.length[too_long].max()
+        message = f"{count} longer than {limit} tokens (the longest has {longest}); this is the first"
+        raise rows.origin(int(too_long[0])).error(message, *_WAYS_OUT)
+    pieces = np.ones(len(dataset), np.int64)
+    needed = -(-dataset.length[too_long] // limit)
+    pieces[too_long] = needed if policy == "split" else 1 if policy == "truncate" else 0
+    pieces = pieces[chosen]
+    origin = np.repeat(chosen, pieces)
+    first = (np.arange(len(origin)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * limit
+    length = np.minimum(dataset.length[origin] - first, limit).astype(np.int32)
+    cut = dataset.select(origin).cut(first, length)
+    # What is left of a row may have nothing to train; rows that were not cut always have something.
+    was_cut = np.flatnonzero(dataset.length[origin] > limit)
+    empty = was_cut[cut.select(was_cut).supervised == 0]
+    kept = np.delete(np.arange(len(origin)), empty)
+    return Fitted(cut.select(kept), origin[kept], len(too_long), len(empty))
 
 
 def sequence_length(config: RunConfig, model: PreTrainedModel) -> int | None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dumbo.data.sequences import EpochSequences, Sequences
 
 FILLER = -1
 """Index of the row that nobody trains on: a rank takes it where the last rows of an epoch do not reach all ranks."""
@@ -11,40 +15,63 @@ FILLER = -1
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The order of rows depends on `seed` and epoch alone, and a global batch holds the same rows on any number of
-    ranks."""
+    """A global batch holds the same sequences on any number of ranks. In it they stand by their lengths, the longest
+    first: a forward pass has sequences of similar lengths, and what needs most memory comes at once."""
 
-    num_rows: int
+    sequences: Sequences
     batch_size: int
-    """Rows per optimizer step over all ranks; the last step of an epoch takes what is left."""
+    """Sequences per optimizer step over all ranks; the last step of an epoch takes what is left."""
     physical_batch_size: int
     world_size: int
-    seed: int
-    shuffle: bool
+    grouped_steps: int = 1
+    """So many steps in a row share their sequences out by length."""
+    seed: int = 0
+    """Gives the order of grouped steps."""
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in a pass over the rows."""
-        return -(-self.num_rows // self.batch_size)
+        return -(-len(self.sequences) // self.batch_size)
 
     @property
     def micro_batches_per_epoch(self) -> int:
         """Forward passes of each rank in a pass over the rows."""
         at_once = self.physical_batch_size * self.world_size
-        whole, rest = divmod(self.num_rows, self.batch_size)
+        whole, rest = divmod(len(self.sequences), self.batch_size)
         return whole * (self.batch_size // at_once) + -(-rest // at_once)
 
     def micro_batches(self, epoch: int, rank: int) -> Iterator[list[int]]:
         """The rows of each forward pass of `rank` in `epoch`, grouped by optimizer step."""
+        sequences = self.sequences.of_epoch(epoch)
+        for numbers in self._passes(sequences, epoch):
+            rows = [row for number in numbers[rank :: self.world_size] for row in sequences.rows_of(number)]
+            yield rows or [FILLER]
+
+    def padding_share(self, epoch: int = 0) -> float:
+        """The share of positions that are padding, where the sequences of a forward pass are padded to the longest."""
+        sequences = self.sequences.of_epoch(epoch)
+        tokens = positions = 0
+        for numbers in self._passes(sequences, epoch):
+            for rank in range(self.world_size):
+                lengths = sequences.lengths[numbers[rank :: self.world_size]]
+                tokens += int(lengths.sum())
+                positions += len(lengths) * int(lengths.max(initial=0))
+        return 1 - tokens / max(positions, 1)
+
+    def _passes(self, sequences: EpochSequences, epoch: int) -> Iterator[list[int]]:
+        """The sequences of each forward pass, of all ranks together."""
         import numpy as np
 
-        order = np.arange(self.num_rows)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.num_rows)
         at_once = self.physical_batch_size * self.world_size
-        for start in range(0, self.num_rows, self.batch_size):
-            step = order[start : start + self.batch_size]
-            for first in range(0, len(step), at_once):
-                begin = first + rank * self.physical_batch_size
-                rows = step[begin : begin + self.physical_batch_size].tolist()
-                yield rows or [FILLER]
+        window = self.batch_size * self.grouped_steps
+        for begin in range(0, len(self.sequences), window):
+            numbers = np.arange(begin, min(begin + window, len(self.sequences)))
+            by_length = numbers[np.argsort(-sequences.lengths[numbers], kind="stable")]
+            steps = [by_length[first : first + self.batch_size] for first in range(0, len(by_length), self.batch_size)]
+            if len(steps) > 1:
+                # A short step stays the last one; the others come in any order, so that not all begin with the longest.
+                order = np.random.default_rng([self.seed, epoch, begin]).permutation(len(steps) - 1)
+                steps = [*(steps[place] for place in order), steps[-1]]
+            for step in steps:
+                for first in range(0, len(step), at_once):
+                    yield step[first : first + at_once].tolist()

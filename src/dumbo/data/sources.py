@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import DataFormat, Example, Origin, Record, Row
+from dumbo.data.records import DataFormat, Origin, Record, Row
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import DataFormatPlugin, ReaderPlugin
 from dumbo.plugin_results import shown
@@ -30,7 +30,6 @@ class Source:
     stops_early: bool
     """Whether bad rows are errors, so that there is no point in finding all of them."""
     records: list[Record] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
     bad_rows: list[Problem] = field(default_factory=list)
     num_bad: int = 0
 
@@ -59,8 +58,8 @@ class Source:
                 if self.has_seen_enough:
                     return
 
-    def settle(self, left: Sequence[Any]) -> None:
-        """Raise where bad rows are errors, or where nothing is `left` of the rows."""
+    def settle(self, left: int) -> None:
+        """Raise where bad rows are errors, or where none of the rows is `left`."""
         if self.bad_rows and (self.stops_early or not left):
             raise DataError(self.bad_rows)
         if not left:
@@ -77,7 +76,7 @@ def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = 
     stops_early = config.trainer.data.on_bad_row == "error"
     for index, entry in enumerate(config.datasets):
         source = read_source(Source(entry, index, stops_early), plugins, limit)
-        source.settle(source.records)
+        source.settle(len(source.records))
         sources.append(source)
     return sources
 

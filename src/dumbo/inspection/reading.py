@@ -35,7 +35,7 @@ class SourceShelf:
             source = Source(self._config.datasets[index], index, stops_early=False)
             self._read[index] = read_source(source, self._plugins)
             if not source.num_bad:
-                source.settle(source.records)
+                source.settle(len(source.records))
         return self._read[index]
 
     def records(self) -> Iterator[Record]:

@@ -35,9 +35,20 @@ def test_rows_come_back_as_they_were_with_the_first_token_untrained(dataset):
     assert (len(dataset), dataset.num_tokens, dataset.num_supervised) == (3, 8, 4)
 
 
-def test_a_token_and_its_label_take_four_bytes_each(dataset):
-    assert dataset.tokens.dtype == dataset.labels.dtype == np.int32
-    assert dataset.tokens.nbytes == 4 * dataset.num_tokens
+def test_a_token_and_its_label_take_five_bytes(dataset):
+    (block,) = dataset.blocks
+    assert (block.tokens.nbytes, block.trained.nbytes) == (4 * dataset.num_tokens, dataset.num_tokens)
+    row = dataset[0]
+    assert row["input_ids"].dtype == row["labels"].dtype == np.int32
+
+
+def test_rows_are_joined_and_cut_without_copies(dataset):
+    twice = TokenDataset.join([dataset, dataset.select([2]).of_source(1)])
+    assert as_lists(twice) == [*as_lists(dataset), as_lists(dataset)[2]]
+    assert twice.source.tolist() == [0, 0, 0, 1]
+    cut = dataset.cut(np.array([1, 0, 1]), np.array([2, 1, 2], np.int32))
+    assert as_lists(cut) == [([6, 7], [-100, 7]), ([8], [-100]), ([2, 3], [-100, -100])]
+    assert cut.supervised.tolist() == [1, 0, 0] and cut.blocks is dataset.blocks
 
 
 def test_no_examples_are_an_empty_data_set():

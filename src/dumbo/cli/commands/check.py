@@ -83,7 +83,7 @@ def _check_rows(checked: Configured) -> None:
     common_template(encoders)
     for source, encoder in zip(sources, encoders, strict=True):
         tally = tally_source(source, encoder, tokenizer, limit=limit)
-        source.settle([tally] * tally.rows)
+        source.settle(tally.rows)
         dropped = f", {source.num_bad} bad row{'s' if source.num_bad > 1 else ''} dropped" if source.num_bad else ""
         tokens = f"{count(tally.tokens)} tokens, {percent(tally.share)} trained"
         print(f"  {source.label}: {rows(tally.rows)}, {tokens}{dropped}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import TrainingArguments
 
 from dumbo.bridge.memory import choose_checkpointing
 from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
+from dumbo.bridge.packing import require_isolation
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
+from dumbo.data.sequences import PackedRows
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -59,7 +61,9 @@ def build(job: Job, services: Services) -> TransformersRun:
     if problems:
         raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
-    _say_what_was_chosen(job, theirs, services, f"{'on' if checkpointing else 'off'}{reason}")
+    if job.config.trainer.data.packing:
+        require_isolation(job.model)
+    _say_what_was_chosen(job, trainer, services, f"{'on' if checkpointing else 'off'}{reason}")
     if {"max_steps", "num_train_epochs"} <= ours.model_fields_set:
         services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
@@ -73,13 +77,15 @@ def checkpointing_choice(job: Job) -> tuple[bool, str]:
     accelerator = None if ours.use_cpu else torch.accelerator.current_accelerator(check_available=True)
     device = accelerator or torch.device("cpu")
     wide = not (uses_bf16(ours) or ours.fp16) and getattr(job.model, "dtype", torch.float32) == torch.float32
-    rows, tokens = ours.physical_batch_size, job.train_dataset.longest
+    data = job.config.trainer.data
+    longest = data.sequence_length if data.packing and data.sequence_length else job.train_dataset.longest
+    rows, tokens = ours.physical_batch_size, longest
     chosen, reason = choose_checkpointing(job.model, device, rows, tokens, bytes_per_value=4 if wide else 2)
     return chosen, f" ({reason})"
 
 
-def _say_what_was_chosen(job: Job, theirs: TrainingArguments, services: Services, checkpointing: str) -> None:
-    model: Any = job.model
+def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, checkpointing: str) -> None:
+    model, theirs = cast("Any", job.model), trainer.args
     compute = "bfloat16" if theirs.bf16 else "float16" if theirs.fp16 else str(model.dtype).removeprefix("torch.")
     attention = getattr(model.config, "_attn_implementation", None) or "the model's own"
     services.say(f"on {theirs.device}, computing in {compute}, attention {attention}")
@@ -89,6 +95,7 @@ def _say_what_was_chosen(job: Job, theirs: TrainingArguments, services: Services
     batch_size = physical * accumulated * services.world_size
     sizes = f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}"
     services.say(sizes)
+    services.say(_steps(trainer, job))
     chosen = {"device": str(theirs.device), "compute": compute, "attention": attention}
     services.note("chosen", {**chosen, "gradient checkpointing": checkpointing, "batch": sizes})
     services.note("machine", {"devices": [device_name(theirs.device)] * services.world_size})
@@ -97,6 +104,19 @@ def _say_what_was_chosen(job: Job, theirs: TrainingArguments, services: Services
         services.say(
             f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all"
         )
+
+
+def _steps(trainer: DumboTrainer, job: Job) -> str:
+    """How many steps there will be, and how much of them is padding."""
+    plan, arguments = trainer.plan, job.config.trainer.arguments
+    per_epoch = plan.steps_per_epoch
+    total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
+    if isinstance(plan.sequences, PackedRows):
+        rows, count = len(plan.sequences.mixture), len(plan.sequences)
+        filled = f"{rows:,} rows packed into {count:,} sequences, {plan.sequences.fullness:.1%} full"
+    else:
+        filled = f"{plan.padding_share():.0%} padding"
+    return f"{per_epoch:,} steps per epoch, {total:,} in all; {filled}"
 
 
 def device_name(device: torch.device) -> str:

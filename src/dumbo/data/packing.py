@@ -1,0 +1,81 @@
+"""Rows put together into sequences of a fixed size, as full as they can be."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Contents = tuple[tuple[int, int], ...]
+"""What is in a sequence: pairs of a length and how many rows have it."""
+
+
+def pack(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:
+    """The sequence of each row, numbered from 0: by best fit decreasing, each row goes where the least space is left
+    that it fits into (Johnson, Near-optimal bin packing algorithms, 1973).
+
+    Rows of one length are alike, so it is decided for all of them at once: the number of sequences depends on the
+    lengths alone, whatever the order of the rows, and of rows of one length the first ones go to the first sequences.
+
+    Raises:
+        ValueError: a row is longer than `capacity` tokens.
+    """
+    import numpy as np
+
+    if len(lengths) and lengths.max() > capacity:
+        raise ValueError(f"a row has {lengths.max()} tokens, and a sequence {capacity}")
+    values, counts = np.unique(lengths, return_counts=True)
+    sequences = np.zeros(len(lengths), np.int64)
+    places: dict[int, list[NDArray[np.int64]]] = {int(value): [] for value in values}
+    first = 0
+    for contents, count in _patterns(values[::-1].tolist(), counts[::-1].tolist(), capacity):
+        numbers = np.arange(first, first + count)
+        for length, per_sequence in contents:
+            places[length].append(np.repeat(numbers, per_sequence))
+        first += count
+    # Rows in the order of their lengths, each length's in their own order, meet the places in the same order.
+    by_length = np.argsort(lengths, kind="stable")
+    sequences[by_length] = np.concatenate([place for value in places for place in places[value]] or [by_length])
+    return sequences
+
+
+def _patterns(lengths: list[int], counts: list[int], capacity: int) -> list[tuple[Contents, int]]:
+    """The contents of sequences, and how many have them; `lengths` fall, `counts` says how many rows have each."""
+    spaces: list[int] = []
+    """The spaces that are left in some sequences, rising."""
+    groups: dict[int, list[tuple[Contents, int]]] = {}
+    """By space: contents, and the number of sequences that have them."""
+
+    def put(space: int, contents: Contents, count: int) -> None:
+        if not count:
+            return
+        if space not in groups:
+            groups[space] = []
+            insort(spaces, space)
+        groups[space].append((contents, count))
+
+    contents: Contents
+    for length, count in zip(lengths, counts, strict=True):
+        left = count
+        while left:
+            at = bisect_left(spaces, length)
+            if at == len(spaces):
+                contents = ()
+                available, space = -(-left // (capacity // length)), capacity
+            else:
+                space = spaces[at]
+                contents, available = groups[space].pop()
+                if not groups[space]:
+                    del groups[space], spaces[at]
+            each = space // length
+            used, rest = divmod(left, each)
+            used, rest = (available, 0) if used >= available else (used, rest)
+            put(space - each * length, (*contents, (length, each)), used)
+            put(space - rest * length, (*contents, (length, rest)), 1 if rest else 0)
+            left -= used * each + rest
+            if contents or space < capacity:
+                put(space, contents, available - used - (1 if rest else 0))
+    return [group for space in sorted(groups) for group in groups[space]]

@@ -1,0 +1,83 @@
+"""Whole runs of rows that are packed, weighted, grouped and left out."""
+
+import re
+
+import pytest
+
+from dumbo.cli.main import main
+from tests import builders
+
+
+@pytest.fixture
+def run(tmp_path, model_folder, capsys):
+    """Trains on `rows` twice over (two sources), with other changes; returns what was printed, or said against it."""
+    rows = builders.write_rows(tmp_path / "rows.jsonl", builders.alpaca_rows(24))
+    entry = builders.run_config(model_folder, rows)["datasets"][0]
+
+    def train(code=0, **changes):
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        few = {"trainer.arguments.batch_size": 4, "trainer.arguments.physical_batch_size": 2}
+        more = {
+            "datasets.1": entry,
+            "trainer.arguments.num_train_epochs": 2,
+            "trainer.arguments.max_steps": builders.REMOVE,
+        }
+        folder = {"trainer.output_dir": str(tmp_path / f"out-{len(list(tmp_path.iterdir()))}")}
+        file = builders.write_config(tmp_path, model_folder, rows, few | more | folder | changes)
+        capsys.readouterr()
+        got = main([str(file)])
+        printed = capsys.readouterr()
+        assert got == code, printed.out + printed.err
+        assert "Traceback" not in printed.err
+        return printed.err if code else printed.out
+
+    return train
+
+
+def test_rows_are_packed_and_the_steps_known_before_the_first(run):
+    said = run(trainer__data={"packing": True, "sequence_length": 256}, trainer__arguments__logging_steps=1)
+    plan = re.search(r"(\d+) steps per epoch, (\d+) in all; 48 rows packed into (\d+) sequences, ([\d.]+)% full", said)
+    per_epoch, total, sequences = map(int, plan.groups()[:3])
+    assert sequences < 48 and per_epoch == -(-sequences // 4) and total == 2 * per_epoch
+    assert f"trained {total} steps" in said
+    assert len(re.findall(rf"^step \d+/{total}  loss", said, re.M)) == total
+
+
+def test_weights_and_their_shares_are_shown(run):
+    said = run(datasets__0__weight=0.5, trainer__data={"mix": "rows"})
+    header, first, second = [line.split() for line in said.splitlines() if re.match(r"  (source|/)", line)]
+    assert header[-4:] == ["rows", "per", "epoch", "share"]
+    assert (first[-2], second[-2]) == ("16", "32")
+    assert "12 steps per epoch, 24 in all" in said, said
+
+
+def test_the_same_rows_twice_are_left_out(run):
+    said = run(trainer__data={"deduplicate": True})
+    assert re.search(r"source.*duplicates", said) and "6 steps per epoch, 12 in all" in said
+
+
+def test_rows_of_similar_lengths_make_less_padding(run):
+    shares = [
+        int(re.search(r"in all; (\d+)% padding", run(trainer__data={"group_by_length": on})).group(1))
+        for on in (False, True)
+    ]
+    assert shares[1] < shares[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"trainer.data": {"packing": True}}, "trainer.data.packing: needs to know how long a packed sequence may be"),
+        (
+            {"trainer.data": {"packing": True, "sequence_length": 64, "group_by_length": True}},
+            "trainer.data.group_by_length: has no effect with packing",
+        ),
+        ({"datasets.0.weight": 0, "datasets.1.weight": 0}, "all sources have a weight of 0"),
+        ({"datasets.0.weight": -1}, "datasets.0.weight: "),
+        ({"datasets.0.held_out": True, "datasets.0.weight": 2}, "weight: has no effect on a source that is held out"),
+        ({"datasets.1.held_out": True, "trainer.data": {"mix": "rows"}}, "trainer.data.mix: has no effect here"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run, changes, expected):
+    said = run(code=2, **{key.replace(".", "__"): value for key, value in changes.items()})
+    assert expected in said
