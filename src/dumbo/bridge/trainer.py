@@ -135,10 +135,10 @@ class DumboTrainer(Trainer):
 
     def get_train_dataloader(self) -> PlannedLoader:
         """The training batches of this rank."""
-        return self._loader(self._job.train_dataset, self.plan, self.data_collator)
+        return self._loader(self._job.train_dataset, self.batch_plan, self.data_collator)
 
     @cached_property
-    def plan(self) -> BatchPlan:
+    def batch_plan(self) -> BatchPlan:
         """Which rows are trained on when."""
         trainer = self._job.config.trainer
         sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
@@ -255,7 +255,7 @@ class DumboTrainer(Trainer):
         metrics = dict(_renamed(logs))
         if "train/epoch" in metrics:
             # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
-            metrics["train/epoch"] = self.state.global_step / self.plan.steps_per_epoch
+            metrics["train/epoch"] = self.state.global_step / self.batch_plan.steps_per_epoch
         if "train/loss" in metrics:
             now = time.monotonic()
             rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)

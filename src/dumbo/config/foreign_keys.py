@@ -147,16 +147,16 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("T", "max_seq_length max_length seq_len max_seq_len", "write trainer.data.sequence_length"),
     ("L", "cutoff_len", "write trainer.data.sequence_length"),
     ("A", "excess_length_strategy", "write trainer.data.too_long"),
+    ("A", "sample_packing", "write trainer.data.packing, and trainer.data.sequence_length"),
+    ("T", "padding_free", "write trainer.data.packing, and trainer.data.sequence_length"),
+    ("A", "eval_sample_packing", "remove it; evaluation pads, with rows of similar lengths together"),
     (
         "A",
-        "sample_packing eval_sample_packing pad_to_sequence_len batch_flattening multipack_real_batches",
-        "remove it; packing is not available, and sequences are padded to the longest of their pass",
+        "pad_to_sequence_len batch_flattening multipack_real_batches",
+        "remove it; trainer.data.packing: true leaves no padding",
     ),
-    (
-        "TL",
-        "packing padding_free group_by_length",
-        "remove it; packing is not available, and sequences are padded to the longest of their pass",
-    ),
+    ("A", "dataset_exact_deduplication", "write trainer.data.deduplicate"),
+    ("L", "interleave_probs mix_strategy", "write a weight for each entry under datasets, and trainer.data.mix"),
     (
         "A",
         "dataset_prepared_path dataset_keep_in_memory skip_prepare_dataset",

@@ -108,7 +108,7 @@ def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, ch
 
 def _steps(trainer: DumboTrainer, job: Job) -> str:
     """How many steps there will be, and how much of them is padding."""
-    plan, arguments = trainer.plan, job.config.trainer.arguments
+    plan, arguments = trainer.batch_plan, job.config.trainer.arguments
     per_epoch = plan.steps_per_epoch
     total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
     if isinstance(plan.sequences, PackedRows):
