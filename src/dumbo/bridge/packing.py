@@ -1,67 +1,196 @@
-"""Whether a model keeps rows apart that are packed into one sequence."""
+"""Switches a model to attention that keeps packed documents apart, having proven on the model itself that it does."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dumbo.data.collate import PackedCollator
-from dumbo.errors import ConfigError
+from dumbo.bridge.attention import PACKED, register_packed_attention
+from dumbo.errors import RunError
 
-_LENGTHS = (5, 9, 4)
-_KEY = "trainer.data.packing"
+RECURRENT = frozenset({"linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent"})
+"""Kinds of layers, in a configuration's `layer_types`, that carry a state from token to token."""
+
+PROBED = (7, 5)
+"""Lengths of the two documents of the probe."""
+
+TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit, that is rounding in float32."""
+
+HALF_TOLERANCE = 0.05
+"""The same in half precision, where other shapes add up in other orders."""
 
 
-def require_isolation(model: nn.Module) -> None:
-    """Give the model three short rows, packed and one by one, and compare what it makes of them.
+def packed_batch_inputs(input_ids: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
+    """What a model's forward pass is given for a packed row `input_ids [1, T]` of documents of these lengths.
+
+    Positions begin anew with each document. The boundaries (int32 `[documents + 1]`) and the longest length go by the
+    names that Transformers' flash attention reads, the number of each token's document (int32 `[1, T]`) by the one
+    that its recurrent layers read. There is no `attention_mask` and no cache.
 
     Raises:
-        ConfigError: the packed rows come out otherwise, so that one sees another, or the model cannot be given them.
+        ValueError: the lengths are not those of documents that fill the row.
     """
-    kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-    hint = "remove packing; padding then costs least with trainer.data.group_by_length: true"
+    if input_ids.ndim != 2 or input_ids.shape[0] != 1:
+        raise ValueError(f"packed documents lie in one row [1, T], not in {list(input_ids.shape)}")
+    if not lengths or min(lengths) < 1 or sum(lengths) != input_ids.shape[1]:
+        raise ValueError(f"documents of {list(lengths)} tokens do not fill a row of {input_ids.shape[1]}")
+    device = input_ids.device
+    each = torch.tensor(list(lengths), device=device)
+    ends = each.cumsum(0)
+    starts = torch.repeat_interleave(ends - each, each)
+    boundaries = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    number = torch.repeat_interleave(torch.arange(len(each), device=device), each)
+    return {
+        "input_ids": input_ids,
+        "position_ids": (torch.arange(len(starts), device=device) - starts)[None],
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "seq_idx": number[None].to(torch.int32),
+        "use_cache": False,
+    }
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A model that was prepared for packed rows."""
+
+    model: Any
+    implementation: str
+    """The attention implementation for packed rows."""
+    ordinary: str
+    """The one that the model came with."""
+
+    @contextlib.contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """The model as it came, for a while: to generate, and to evaluate padded batches."""
+        _set_attention(self.model, self.ordinary)
+        try:
+            yield
+        finally:
+            _set_attention(self.model, self.implementation)
+
+
+def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
+    """Switch `model` to attention that keeps packed documents apart, and prove on it that nothing leaks.
+
+    Call it where the model computes (a kernel for GPUs cannot be proven on a CPU). None takes our own attention, or
+    the model's where that is flash attention; other names are Transformers' ('sdpa' and 'eager' make a mask of all
+    tokens by all tokens from the positions).
+
+    Raises:
+        RunError: the model's layers cannot keep documents apart; the message names the model's type and says why.
+            The model then has the attention that it came with.
+    """
+    ordinary = _attention_of(model)
+    implementation = attention or (ordinary if "flash" in ordinary else register_packed_attention())
+    if implementation == PACKED:
+        register_packed_attention()
+    try:
+        _set_attention(model, implementation)
+        prove_isolation(model)
+    except BaseException:
+        _set_attention(model, ordinary)
+        raise
+    return Packing(model, implementation, ordinary)
+
+
+def prove_isolation(model: Any) -> None:
+    """Raise a RunError unless two made-up documents come out of `model` packed as they do alone.
+
+    Two things are measured in evaluation mode, without gradients: how far packed logits are from those of the
+    documents alone, and whether other tokens in one document change the logits of the other. Where the configuration
+    names recurrent layers the second must not be by a single bit.
+    """
+    first, second, other_first, other_second = _made_up(model)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            difference, tolerance = _difference(model)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()
-        message = f"'{kind}' cannot be given packed rows: {reason[0] if reason else type(error).__name__}"
-        raise ConfigError.at(_KEY, message, hint) from error
+            alone = [_logits(model, tokens) for tokens in (first, second)]
+            packed = _logits(model, first, second)
+            changed = [_logits(model, other_first, second), _logits(model, first, other_second)]
+    except RunError as error:
+        raise RunError(f"{_refusal(model)}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        said = str(error).strip().splitlines()
+        what = said[0].rstrip(".") if said else type(error).__name__
+        raise RunError(f"{_refusal(model)}: {what}{_reason(model)}") from error
     finally:
         model.train(was_training)
-    if not difference <= tolerance:
-        message = f"'{kind}' does not keep packed rows apart: logits are {difference:.2g} from those of a row alone"
-        raise ConfigError.at(
-            _KEY,
-            message,
-            "a layer carries something into the next row, or is not told where one begins",
-            hint,
-        )
+    cut = len(first)
+    scale = float(torch.cat(alone).abs().max())
+    leaks = [(changed[0] - packed)[cut:], (changed[1] - packed)[:cut]]
+    half = next(iter(model.parameters())).dtype in (torch.float16, torch.bfloat16)
+    tolerance = scale * (HALF_TOLERANCE if half else TOLERANCE)
+    leak = max(float(difference.abs().max()) for difference in leaks)
+    allowed = 0.0 if _recurrent(model) else tolerance
+    if not leak <= allowed:
+        raise RunError(f"{_refusal(model)}: a token of one changes the logits of another by {leak:.2g}{_reason(model)}")
+    apart = float((packed - torch.cat(alone)).abs().max())
+    if not apart <= tolerance:
+        raise RunError(f"{_refusal(model)}: packed logits differ by {apart:.2g} from a document's own{_reason(model)}")
 
 
-def _difference(model: nn.Module) -> tuple[float, float]:
-    """The largest difference of a logit, and the largest that rounding may cause."""
-    parameter = next(model.parameters())
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-    ids = torch.arange(7, 7 + 11 * sum(_LENGTHS), 11).remainder(vocabulary).to(torch.int32).numpy()
-    bounds = [sum(_LENGTHS[:number]) for number in range(len(_LENGTHS) + 1)]
-    rows = [
-        {"input_ids": ids[first:last], "labels": ids[first:last]}
-        for first, last in zip(bounds, bounds[1:], strict=False)
-    ]
-    packed = _logits(model, rows, parameter.device)
-    alone = torch.cat([_logits(model, [row], parameter.device) for row in rows], dim=1)
-    scale = float(alone.abs().max().clamp(min=1))
-    precision = torch.finfo(parameter.dtype).eps if parameter.dtype.is_floating_point else 1e-2
-    return float((packed - alone).abs().max()), scale * max(2e-5, 8 * precision)
+def _made_up(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two documents and two others of the same lengths, which share no token in any place."""
+    size = model.get_input_embeddings().weight.shape[0]
+    device = model.get_input_embeddings().weight.device
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(size, (length,), generator=draw) for length in PROBED)
+    tokens = (first, second, (first + 1 + size // 3) % size, (second + 1 + size // 3) % size)
+    first, second, other_first, other_second = (ids.to(device) for ids in tokens)
+    return first, second, other_first, other_second
 
 
-def _logits(model: nn.Module, rows: list[dict[str, Any]], device: torch.device) -> Tensor:
-    batch = PackedCollator()(rows)
-    inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-    logits: Tensor = model(**inputs, use_cache=False).logits.float()
-    return logits
+def _logits(model: Any, *documents: Tensor) -> Tensor:
+    """Float32 `[T, vocabulary]`."""
+    row = torch.cat(documents)[None]
+    inputs = packed_batch_inputs(row, [len(tokens) for tokens in documents])
+    if len(documents) == 1:
+        inputs = {"input_ids": row, "use_cache": False}
+    logits: Tensor = model(**inputs).logits
+    return logits[0].float()
+
+
+def _refusal(model: Any) -> str:
+    return f"packing: a {model.config.model_type} model cannot keep documents apart"
+
+
+def _reason(model: Any) -> str:
+    kinds = _recurrent(model)
+    return f"; its layers of the kinds {', '.join(kinds)} carry a state across documents" if kinds else ""
+
+
+def _recurrent(model: Any) -> list[str]:
+    """The kinds of recurrent layers that the configuration names."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    return sorted(RECURRENT.intersection(kinds))
+
+
+def _attention_of(model: Any) -> str:
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def _set_attention(model: Any, name: str) -> None:
+    """Give the language model, and no tower for images or sounds, the implementation `name`."""
+    config = model.config
+    text = config.get_text_config()
+    if text._attn_implementation == name:
+        return
+    parts = [part for part in getattr(config, "sub_configs", {}) if getattr(config, part, None) is text]
+    try:
+        model.set_attn_implementation({parts[0]: name} if parts else name)
+    except (ValueError, ImportError) as error:
+        raise RunError(f"{_refusal(model)} by '{name}': {str(error).split('. ')[0]}") from error
+    if text._attn_implementation != name:
+        message = f"its layers do not take an attention implementation from outside, such as '{name}'"
+        raise RunError(f"{_refusal(model)}: {message}")

@@ -1,4 +1,4 @@
-"""Dataset rows to batches of tensors, padded or packed."""
+"""Dataset rows to a batch of tensors, padded or packed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,21 @@ class PaddingCollator:
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Puts all rows one after the other. Positions begin anew with each row: by them a model tells the rows apart, as
-    no attention mask says that there is one text only."""
+    """Puts all documents of a batch one after the other into one row, whose boundaries go with it."""
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return `input_ids`, `position_ids` and `labels`, int64 [1, tokens of all rows]."""
+    def __call__(self, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return `labels`, int64 [1, tokens], and what `packed_batch_inputs` says.
+
+        The label of a document's first token is to be `IGNORED`: the token before it belongs to another document.
+        """
         import numpy as np
         import torch
 
-        columns = {name: np.concatenate([row[name] for row in rows]) for name in ("input_ids", "labels")}
-        columns["position_ids"] = np.concatenate([np.arange(len(row["input_ids"])) for row in rows])
-        return {name: torch.as_tensor(values[None].astype(np.int64)) for name, values in columns.items()}
+        from dumbo.bridge.packing import packed_batch_inputs
+
+        input_ids, labels = (
+            torch.from_numpy(np.concatenate([document[name] for document in documents]).astype(np.int64))[None]
+            for name in ("input_ids", "labels")
+        )
+        lengths = [len(document["input_ids"]) for document in documents]
+        return {**packed_batch_inputs(input_ids, lengths), "labels": labels}

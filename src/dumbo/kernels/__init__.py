@@ -1,0 +1,1 @@
+"""Functions of tensors that a model's layers call."""
