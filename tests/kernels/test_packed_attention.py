@@ -72,9 +72,9 @@ def assert_is_reference(backend, lengths, pattern, scoring, tensors, tolerance=1
     assert_close(ours, theirs, rtol=10 * tolerance, atol=tolerance, check_dtype=False)
 
 
-@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("scoring", ["scaled", "capped", "sinks", "both"])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-@pytest.mark.parametrize("lengths", [(5, 1, 7, 5, 2, 60), (4, 4, 4), (1, 1, 1), (6,), (3, 9)], ids=str)
+@pytest.mark.parametrize("lengths", [(5, 1, 7, 5, 2, 30), (4, 4, 4), (1, 1, 1)], ids=str)
 def test_groups_are_attention_written_out(lengths, pattern, scoring):
     assert_is_reference(grouped_packed, lengths, pattern, scoring_of(scoring), states(lengths))
 
@@ -83,8 +83,9 @@ def test_values_may_be_narrower_than_keys():
     assert_is_reference(grouped_packed, (5, 2, 5), Pattern(True), Scoring(), states((5, 2, 5), value_size=3))
 
 
-@pytest.mark.parametrize("scoring", SCORINGS)
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("scoring", ["scaled", "both"])
+@pytest.mark.parametrize("pattern", [PATTERNS[1], PATTERNS[3]], ids=str)
 def test_flex_attention_is_attention_written_out(pattern, scoring):
     """Without gradients: uncompiled it has none on a CPU."""
     lengths, given = (5, 1, 7, 5), scoring_of(scoring)
@@ -157,7 +158,7 @@ def test_no_document_changes_another(name):
             assert difference[own].max() > 1e-2 * before.abs().max()
 
 
-@pytest.mark.parametrize("name", set(models.ARCHITECTURES) - {"gpt_oss", "opt"})
+@pytest.mark.parametrize("name", sorted(set(models.ARCHITECTURES) - {"gpt_oss", "opt"}))
 def test_transformers_own_block_mask_agrees(name):
     """The oracle: eager attention, with the mask of all tokens by all tokens that Transformers makes of positions."""
     model = models.build(name, attn_implementation="eager").eval()
@@ -234,7 +235,7 @@ def test_gradient_checkpointing_changes_nothing():
     found = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
         models.loss_of(models.packed_logits(model, texts), texts).backward()
         found.append(models.gradients(model))
@@ -317,6 +318,10 @@ def test_a_pattern_is_recognised(pattern):
         return back.abs() <= (pattern.window or 99)
 
     assert row.recognise(as_allows(sees, row.device), pattern.window) == pattern
+    if pattern.window:
+        assert row.recognise(as_allows(sees, row.device), pattern.window + 1) is None
+        assert row.recognise(as_allows(sees, row.device), max(pattern.window - 1, 1)) in (None, Pattern(True, 1))
+        assert row.recognise(as_allows(sees, row.device), None) is None
 
 
 def test_a_batch_of_documents_is_one_row():
