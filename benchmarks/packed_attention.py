@@ -2,8 +2,8 @@
 
 The peer is what Transformers does for packed rows with `sdpa`: one call with a bool mask `[T, T]` in which documents
 do not see each other. Rows are packed by filling them with documents whose lengths are drawn from a log-normal
-distribution, as lengths of conversations are; medians and spread are options. The mask is made once, and so is our order of
-the documents, as in a model whose layers share them; neither is timed.
+distribution, as lengths of conversations are; medians and spread are options. The mask is made once, and so is our
+order of the documents, as in a model whose layers share them; neither is timed.
 """
 
 from __future__ import annotations

@@ -205,6 +205,7 @@ def test_generation_and_padded_batches_are_as_before(name):
     greedy = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0}
     with torch.no_grad():
         tokens, logits = model.generate(**left, **greedy), model(**batch).logits
+        single = model.generate(prompt[:1], **greedy)
         packing = prepare_for_packing(model)
         with packing.switched_off():
             assert model.config._attn_implementation == packing.ordinary != bridge.PACKED
@@ -213,6 +214,7 @@ def test_generation_and_padded_batches_are_as_before(name):
         assert model.config._attn_implementation == bridge.PACKED
         # And without switching: the same name does what is right for these too.
         assert torch.equal(model.generate(**left, **greedy), tokens)
+        assert torch.equal(model.generate(prompt[:1], **greedy), single)
         kept = batch["attention_mask"].bool()
         largest = float(logits.abs().max())
         assert_close(model(**batch).logits[kept], logits[kept], rtol=1e-5, atol=1e-5 * largest)
@@ -235,7 +237,7 @@ def test_gradient_checkpointing_changes_nothing():
     found = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
         models.loss_of(models.packed_logits(model, texts), texts).backward()
         found.append(models.gradients(model))
