@@ -43,6 +43,30 @@ def test_rows_are_packed_and_the_steps_known_before_the_first(run):
     assert len(re.findall(rf"^step \d+/{total}  loss", said, re.M)) == total
 
 
+@pytest.mark.parametrize(("asked", "taken"), [("auto", "dumbo_packed"), ("eager", "eager")])
+def test_rows_are_packed_for_training_and_padded_for_evaluation(run, asked, taken):
+    """The first evaluation is of the same model, so that its loss tells whether the rows were kept apart."""
+    losses = {}
+    for packing in (True, False):
+        data = {"packing": packing, "sequence_length": 256, "val_set_size": 6}
+        said = run(
+            trainer__data=data,
+            trainer__arguments__eval_strategy="epoch",
+            trainer__arguments__eval_on_start=True,
+            model__attention=asked,
+        )
+        losses[packing] = re.search(r"step 0.*eval/loss ([\d.]+)", said).group(1)
+        assert (f"attention {taken}" in said) == (packing or asked == taken), said
+    assert losses[True] == losses[False]
+
+
+def test_a_model_that_does_not_keep_rows_apart_is_refused(run, tokenizer, tmp_path):
+    folder = builders.save_tiny_model(tmp_path / "falcon", tokenizer, config_type="falcon")
+    said = run(code=2, trainer__data={"packing": True, "sequence_length": 256}, model__base_model=str(folder))
+    assert "trainer.data.packing: a falcon model cannot keep documents apart: its layers do not take" in said
+    assert "remove packing" in said
+
+
 def test_weights_and_their_shares_are_shown(run):
     said = run(datasets__0__weight=0.5, trainer__data={"mix": "rows"})
     header, first, second = [line.split() for line in said.splitlines() if re.match(r"  (source|/)", line)]

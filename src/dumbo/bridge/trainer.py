@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
+from dumbo.bridge.packing import Packing
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.plan import BatchPlan
 from dumbo.data.sequences import single_rows
@@ -75,6 +76,8 @@ class DumboTrainer(Trainer):
         self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
         self._said_not_finite = False
         self._stop = StopOnInterrupt()
+        self.packing: Packing | None = None
+        """What keeps packed rows apart; off in evaluation, which pads."""
         ours = job.config.trainer.arguments
         checkpoints = job.output_dir / "checkpoints"
         keeping = []
@@ -93,9 +96,8 @@ class DumboTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         with contextlib.suppress(OSError):
-            Path(
-                arguments.output_dir or ""
-            ).rmdir()  # made too early: a folder of checkpoints without one would mislead
+            # Made too early: a folder of checkpoints without one would mislead.
+            Path(arguments.output_dir or "").rmdir()
         job.model.register_forward_hook(self._keep_aux_loss)
 
     def train_to_end(self) -> TrainResult:
@@ -208,6 +210,18 @@ class DumboTrainer(Trainer):
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
+        with self.packing.switched_off() if self.packing else contextlib.nullcontext():
+            metrics = {f"{metric_key_prefix}_loss": self._mean_loss(dataset)}
+            for evaluate in self._job.evaluators:
+                metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
+        # What is decided by them (the best weights, an early end) must be decided alike on all ranks.
+        metrics = cast("dict[str, float]", broadcast_object_list([metrics])[0])
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._logged_at += time.monotonic() - began  # the rate is that of the training alone
+        return metrics
+
+    def _mean_loss(self, dataset: TokenDataset) -> float:
         size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
         # By length, as their order does not matter: least padding.
         sequences = single_rows(dataset.length, seed=0, shuffle=False)
@@ -224,15 +238,7 @@ class DumboTrainer(Trainer):
         model.train()
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total)
-        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
-        for evaluate in self._job.evaluators:
-            metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
-        # What is decided by them (the best weights, an early end) must be decided alike on all ranks.
-        metrics = cast("dict[str, float]", broadcast_object_list([metrics])[0])
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._logged_at += time.monotonic() - began  # the rate is that of the training alone
-        return metrics
+        return (total[0] / total[1]).item()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer plugin's, or the one that the arguments name."""

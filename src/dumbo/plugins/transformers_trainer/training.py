@@ -11,7 +11,7 @@ import torch
 
 from dumbo.bridge.memory import choose_checkpointing
 from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
-from dumbo.bridge.packing import require_isolation
+from dumbo.bridge.packing import Packing, prepare_for_packing
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
 from dumbo.data.sequences import PackedRows
@@ -62,11 +62,20 @@ def build(job: Job, services: Services) -> TransformersRun:
         raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
     if job.config.trainer.data.packing:
-        require_isolation(job.model)
+        trainer.packing = _packing(job)  # now, as the model has come to its device
     _say_what_was_chosen(job, trainer, services, f"{'on' if checkpointing else 'off'}{reason}")
     if {"max_steps", "num_train_epochs"} <= ours.model_fields_set:
         services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
+
+
+def _packing(job: Job) -> Packing:
+    asked = job.config.model.attention
+    try:
+        return prepare_for_packing(job.model, None if asked == "auto" else asked)
+    except RunError as error:
+        hint = "remove packing; padding then costs least with trainer.data.group_by_length: true"
+        raise ConfigError.at("trainer.data.packing", str(error).removeprefix("packing: "), hint) from error
 
 
 def checkpointing_choice(job: Job) -> tuple[bool, str]:
