@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dumbo.data.records import Row
+from dumbo.data.records import Origin, Row
 from dumbo.errors import DataError
 from dumbo.plugins.polars.data_files import DataFile
 from dumbo.plugins.polars.json_scanner import JsonScanner
@@ -15,21 +15,34 @@ from dumbo.plugins.polars.text_files import decode_line, file_error, no_rows, op
 
 # JSON's own white space; Python's `strip` would take more.
 _SPACE = " \t\r\n"
+_SPACE_BYTES = _SPACE.encode()
 # Who says a message, in the layout of chat templates and in ShareGPT's.
 _SPEAKERS = frozenset({"role", "from"})
 
 
-def read_jsonl(file: DataFile) -> Iterator[Row]:
-    """Yield one row per line; blank lines are skipped. Raises `DataError` at the first line that is not an object."""
-    empty = True
+def read_jsonl(file: DataFile, skip: int = 0) -> Iterator[Row]:
+    """Yield one row per line behind the first `skip` rows; blank lines are none.
+
+    Raises `DataError` at the first line that is not an object. Those that are skipped are not looked at.
+    """
+    source, count = file.source, 0
     with open_text(file) as stream:
         for number, raw in enumerate(stream, 1):
+            if count < skip:
+                count += bool(raw.strip(_SPACE_BYTES))
+                continue
             line = decode_line(raw, file, number).rstrip(_SPACE)
             if line:
-                empty = False
-                yield Row(_parse_line(line, file, number), row_origin(file, number))
-    if empty:
+                count += 1
+                yield Row(_parse_line(line, file, number), Origin(source, number))
+    if not count:
         raise no_rows(file)
+
+
+def count_lines(file: DataFile) -> int:
+    """How many rows a JSONL file has."""
+    with open_text(file) as stream:
+        return sum(1 for raw in stream if raw.strip(_SPACE_BYTES))
 
 
 def read_json(file: DataFile, field: str | None) -> Iterator[Row]:
@@ -59,7 +72,7 @@ def read_json(file: DataFile, field: str | None) -> Iterator[Row]:
 
 
 def _parse_line(line: str, file: DataFile, number: int) -> dict[str, Any]:
-    start = len(line) - len(line.lstrip(_SPACE))
+    start = 0 if line[0] == "{" else len(line) - len(line.lstrip(_SPACE))
     try:
         value, end = decode_json(line, start)
     except json.JSONDecodeError as error:

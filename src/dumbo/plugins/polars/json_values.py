@@ -45,7 +45,7 @@ def decode_json(text: str, start: int = 0) -> tuple[Any, int]:
     """
     try:
         value, end = _DECODER.raw_decode(text, start)
-        if _HALF_CHARACTER.search(text, start, end):
+        if "\\" in text and _HALF_CHARACTER.search(text, start, end):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (json.JSONDecodeError, InexactJson):
         raise
