@@ -68,7 +68,11 @@ HINT = "write for example train, train[:10%], [100:200] or train[-500:]+test"
         ),
         ("train+", "'train+' cannot be read: a split or '[' is missing at character 7, where the end is", [HINT]),
         ("train,test", "'train,test' cannot be read: '+' or the end is missing at character 6, where ',' is", [HINT]),
-        ("train[:9](x)", "'train[:9](x)' cannot be read: '+' or the end is missing at character 10, where '(' is", [HINT]),
+        (
+            "train[:9](x)",
+            "'train[:9](x)' cannot be read: '+' or the end is missing at character 10, where '(' is",
+            [HINT],
+        ),
         ("a+b[:101%]", "'b[:101%]' at character 3 has more than 100 %", [HINT]),
         (
             "a[10%:200]",
@@ -76,7 +80,11 @@ HINT = "write for example train, train[:10%], [100:200] or train[-500:]+test"
             [f"write both in percent or both in rows; {HINT}"],
         ),
         *(
-            (text, f"'{text}' at character 1 is empty whatever the rows are: it ends where it begins, or before", [HINT])
+            (
+                text,
+                f"'{text}' at character 1 is empty whatever the rows are: it ends where it begins, or before",
+                [HINT],
+            )
             for text in ("a[5:5]", "a[9:2]", "a[-2:-9]", "a[:0]", "a[:0%]", "a[100%:]")
         ),
     ],

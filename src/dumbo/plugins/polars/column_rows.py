@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import polars
 from polars.exceptions import DuplicateError, PanicException, PolarsError
@@ -17,12 +18,15 @@ _BATCH = 1024
 _ARROW_FILE = b"ARROW1"
 
 
-def read_columns(file: DataFile) -> Iterator[Row]:
-    """Yield the rows of `file`, numbered from 1. Raises `DataError` for a file that is damaged or of another kind."""
-    number = 0
-    with reading(file):
+def read_columns(file: DataFile, skip: int = 0) -> Iterator[Row]:
+    """Yield the rows of `file` behind the first `skip`, numbered from 1.
+
+    Raises `DataError` for a file that is damaged or of another kind.
+    """
+    number = skip
+    with reading(file), file.on_disk() as path:
         try:
-            for batch in _batches(file):
+            for batch in _batches(file, path, skip):
                 for values in batch.iter_rows(named=True):
                     number += 1
                     yield Row(values, row_origin(file, number))
@@ -30,21 +34,39 @@ def read_columns(file: DataFile) -> Iterator[Row]:
             raise _damaged(file, error, number) from error
 
 
-def _batches(file: DataFile) -> Iterator[polars.DataFrame]:
-    with file.path.open("rb") as stream:
+def count_columns(file: DataFile) -> int:
+    """How many rows a Parquet or Arrow file has. Raises as `read_columns` does."""
+    with reading(file), file.on_disk() as path:
+        try:
+            scan = _scan(file, path)
+            if scan is None:
+                return polars.read_ipc_stream(path).height
+            return int(scan.select(polars.len()).collect().item())
+        except (PolarsError, PanicException) as error:
+            raise _damaged(file, error, 0) from error
+
+
+def _batches(file: DataFile, path: Path, skip: int) -> Iterator[polars.DataFrame]:
+    scan = _scan(file, path)
+    if scan is None:
+        yield from polars.read_ipc_stream(path).slice(skip).iter_slices(_BATCH)
+        return
+    yield from scan.slice(skip).collect_batches(chunk_size=_BATCH, maintain_order=True, lazy=True)
+
+
+def _scan(file: DataFile, path: Path) -> polars.LazyFrame | None:
+    """What reads the file in parts; None for Arrow's stream format, which `datasets` saves.
+
+    That has no index, so that Polars reads it as a whole.
+    """
+    with path.open("rb") as stream:
         head = stream.read(128)
     if not head:
         raise file_error(file, "the file is empty")
     refuse_pointer(file, head)
     if file.format == "parquet":
-        scan = polars.scan_parquet(file.path, glob=False, hive_partitioning=False)
-    elif head.startswith(_ARROW_FILE):
-        scan = polars.scan_ipc(file.path, glob=False, hive_partitioning=False)
-    else:
-        # Arrow's stream format, which `datasets` saves. It has no index, so that Polars reads it as a whole.
-        yield from polars.read_ipc_stream(file.path).iter_slices(_BATCH)
-        return
-    yield from scan.collect_batches(chunk_size=_BATCH, maintain_order=True, lazy=True)
+        return polars.scan_parquet(path, glob=False, hive_partitioning=False)
+    return polars.scan_ipc(path, glob=False, hive_partitioning=False) if head.startswith(_ARROW_FILE) else None
 
 
 def _damaged(file: DataFile, error: BaseException, rows: int) -> DataError:

@@ -37,9 +37,7 @@ def declared_subsets(card: str) -> list[Subset]:
     return [_subset(entry) for entry in entries or [] if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-def choose_files(
-    files: Sequence[str], card: str, name: str | None, split: str | None, format: str, owner: str
-) -> list[str]:
+def choose_files(files: Sequence[str], card: str, name: str | None, split: str, format: str, owner: str) -> list[str]:
     """The files of `owner` to read for `split` of the subset `name`; none when it holds no data files at all.
 
     Raises `SourceMistake` listing the subsets or splits that there are.
@@ -58,12 +56,12 @@ def choose_files(
         return pick_split(group_by_split(within), split, where)
     groups = {}
     for declared, pattern in subset.patterns:
-        matcher = _glob_pattern(subset.folder + pattern)
+        matcher = glob_pattern(subset.folder + pattern)
         groups.setdefault(declared, []).extend(path for path in within if matcher.fullmatch(path))
     return list(dict.fromkeys(pick_split(groups, split, where)))
 
 
-def choose_converted_files(files: Sequence[str], name: str | None, split: str | None, owner: str) -> list[str]:
+def choose_converted_files(files: Sequence[str], name: str | None, split: str, owner: str) -> list[str]:
     """The same in the Parquet copy that the hub makes of datasets: `SUBSET/SPLIT/0000.parquet`."""
     groups: dict[str, dict[str, list[str]]] = {}
     for path in data_files_among(files, "parquet"):
@@ -122,8 +120,8 @@ def _in_folder(paths: Sequence[str], name: str, owner: str) -> list[str]:
     return within
 
 
-def _glob_pattern(glob: str) -> re.Pattern[str]:
-    """`glob` as a pattern of paths: `*` and `?` stay within a folder, `**/` is any folders, `[...]` a character."""
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """The glob as a pattern of paths: `*` and `?` stay within a folder, `**/` is any folders, `[...]` a character."""
     pattern = ""
     for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob):
         special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part)

@@ -13,7 +13,7 @@ from dumbo.data.records import Row
 from dumbo.errors import ConfigError, Problem
 from dumbo.plugin_loader import ReaderPlugin
 from dumbo.plugins.polars.data_files import SourceMistake
-from dumbo.plugins.polars.local_files import find_local_files, is_hub_dataset
+from dumbo.plugins.polars.paths import check_paths
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -21,14 +21,18 @@ _Name = Annotated[str, Field(min_length=1)]
 class PolarsOptions(Section):
     """A dataset of type `huggingface_polars`."""
 
-    path: _Name
-    """File, folder, glob (`data/*.jsonl`) or hub dataset (`owner/name`). Relative paths start where you are."""
-    format: Literal["auto", "json", "jsonl", "csv", "parquet", "arrow"] = "auto"
+    path: _Name | Annotated[tuple[_Name, ...], Field(min_length=1)]
+    """File, folder, glob (`data/*.jsonl`), hub dataset (`owner/name`, or files of it: `hf://datasets/owner/name/file`),
+    address (`s3://`, `gs://`, `https://`, ...); or a list of them. Relative paths start where you are."""
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
     """How the files are written; `auto`: as their suffix says. Of a folder or hub dataset only such files are read."""
     field: _Name | None = None
     """For JSON files that are one object: the key of the list that holds the rows."""
+    rows: Literal["file", "line", "paragraph"] | None = None
+    """What a row is in text files: a whole file (the default), a line, or a paragraph, which ends at an empty line."""
     split: _Name | None = None
-    """Split to read of a folder or a hub dataset; by default `train`."""
+    """Split of a folder or hub dataset, by default `train`; a part of its rows (`train[:10%]`, `train[100:200]`), of
+    all rows of other paths (`[:1000]`); or several, joined by `+`."""
     name: _Name | None = None
     """Subset of a hub dataset; by default the one that it declares as default, or its only one."""
     revision: _Name | None = None
@@ -43,14 +47,15 @@ class PolarsPlugin(ReaderPlugin):
     readers: ClassVar = {"huggingface_polars": PolarsOptions}
 
     def check(self, config: RunConfig) -> None:
-        """Report local paths that are not there and options that would do nothing. No network, no file opened."""
+        """Report local paths that are not there, addresses and parts of splits that cannot be read, and options that
+        would do nothing. No network, no file opened."""
         problems: list[Problem] = []
         for index, entry in enumerate(config.datasets):
             options: Any = entry
-            if options.type not in self.readers or is_hub_dataset(options.path):
+            if options.type not in self.readers:
                 continue
             try:
-                find_local_files(options)
+                check_paths(options)
             except SourceMistake as mistake:
                 problems.append(Problem(mistake.message, ("datasets", index, mistake.key), hints=mistake.hints))
         if problems:
@@ -64,3 +69,12 @@ class PolarsPlugin(ReaderPlugin):
         from dumbo.plugins.polars.reading import read_rows
 
         return read_rows(options)
+
+    def fingerprint(self, options: PolarsOptions) -> str:
+        """A text that changes with the rows: local files are read for it; of others their versions count if known.
+
+        Raises `RunError` and `DataError` as `read` does.
+        """
+        from dumbo.plugins.polars.reading import fingerprint_rows
+
+        return fingerprint_rows(options)

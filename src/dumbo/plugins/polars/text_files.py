@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 from dumbo.data.records import Origin
 from dumbo.errors import DataError, Place, Problem, RunError
+from dumbo.plugins.polars.compressed_files import decompressed
 from dumbo.plugins.polars.data_files import DataFile
 
-_GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_OTHER_FORMATS = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_OTHER_FORMATS = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"PK\x03\x04", "zip"))
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -32,23 +29,20 @@ def place_error(file: DataFile, line: int, column: int, message: str, *hints: st
 
 @contextmanager
 def reading(file: DataFile) -> Iterator[None]:
-    """Turn what the operating system and gzip raise inside into errors that name `file`."""
+    """Turn what the operating system raises inside into errors that name `file`."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise file_error(file, f"broken gzip file: {error}", "was the download or copy interrupted?") from error
     except OSError as error:
         raise RunError(f"{file.source}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
-def open_text(file: DataFile) -> Iterator[BinaryIO]:
+def open_text(file: DataFile, *, may_be_empty: bool = False) -> Iterator[io.BufferedReader]:
     """Open `file` for reading UTF-8 bytes from their first character. Raises for empty and binary files."""
-    with reading(file), file.path.open("rb") as raw:
-        compressed = raw.peek(2)[:2] == _GZIP
-        stream = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))) if compressed else raw
+    with reading(file), file.open() as raw, decompressed(file, raw) as stream:
         head = stream.peek(4096)
-        refuse_other_content(file, head)
+        if head or not may_be_empty:
+            refuse_other_content(file, head)
         if head.startswith(_UTF8_MARK):
             stream.read(len(_UTF8_MARK))
         yield stream
