@@ -13,9 +13,10 @@ class Entry(PolarsOptions):
     type: str = "huggingface_polars"
 
 
-def read(path: Path | str, **options: str) -> list[Row]:
+def read(path: Path | str | list[str], **options: str) -> list[Row]:
     """All rows of `path`."""
-    return list(PolarsPlugin().read(Entry(path=str(path), **options)))
+    written = path if isinstance(path, list) else str(path)
+    return list(PolarsPlugin().read(Entry(path=written, **options)))
 
 
 def read_values(path: Path | str, **options: str) -> list[dict]:

@@ -126,6 +126,12 @@ def test_splits_subsets_and_revisions_are_downloaded(endpoint, tmp_path):
         {"path": "owner/card", "name": "large"},
         {"path": "owner/script", "name": "fr"},
         {"path": "owner/script", "name": "fr", "split": "validation"},
+        {"path": "hf://datasets/owner/plain"},
+        {"path": "hf://datasets/owner/plain/data/test-00000-of-00001.parquet"},
+        {"path": "hf://datasets/owner/plain/data/*.parquet", "split": "[1:]"},
+        {"path": "hf://datasets/owner/plain@v1/train.jsonl"},
+        {"path": "hf://datasets/owner/script@refs/convert/parquet/fr"},
+        {"path": ["owner/plain", "hf://datasets/owner/plain/data"], "split": "train[:-1]+test"},
     )
     first = "owner/plain/data/train-0000{}-of-00002.parquet"
     assert outcomes[0] == [
@@ -133,7 +139,11 @@ def test_splits_subsets_and_revisions_are_downloaded(endpoint, tmp_path):
         [first.format(0), 2, {"n": 2}],
         [first.format(1), 1, {"n": 3}],
     ]
-    assert [values(outcome) for outcome in outcomes[1:]] == [[9], [11], [1], [2], [3], [2], [3]]
+    assert [values(outcome) for outcome in outcomes[1:]] == [
+        *([9], [11], [1], [2], [3], [2], [3]),
+        *([1, 2, 3], [9], [1, 2, 3], [11], [2]),
+        [1, 2, 3, 1, 2, 9, 9],
+    ]
 
 
 def test_what_was_downloaded_is_read_without_network(tmp_path):
@@ -175,7 +185,7 @@ def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):
         {"path": "owner/pictures"},
         {"path": "owner/broken"},
     )
-    suffixes = "    known suffixes: .json, .jsonl, .ndjson, .csv, .parquet, .arrow, .ipc, .feather"
+    suffixes = "    known suffixes: .json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow, .ipc, .feather, .txt, .md"
     assert outcomes == [
         f"there is no dataset 'owner/nothing' on {endpoint}, or it is private\n"
         "    check the spelling\n"
@@ -192,7 +202,7 @@ def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):
         "dataset 'owner/card', subset 'large', has no split 'test'\n    splits: train",
         "dataset 'owner/script' has several subsets and no default\n    subsets: en, fr\n"
         "    choose one with `name: SUBSET`",
-        f"dataset 'owner/pictures' has no data files that can be read\n{suffixes}",
+        f"dataset 'owner/pictures' has no data files\n{suffixes}",
         "owner/broken/train.jsonl:2:6: not valid JSON: expecting value",
     ]
 
@@ -252,11 +262,11 @@ def card(*lines: str) -> str:
 )
 def test_ways_of_declaring_files_in_a_card(lines, expected):
     files = ["README.md", "a.csv", "b.csv", "x/y/c.csv"]
-    assert choose_files(files, card(*lines), None, None, "auto", "it") == expected
+    assert choose_files(files, card(*lines), None, "", "auto", "it") == expected
 
 
 def test_subset_that_no_card_declares_is_a_folder():
     files = ["en/train.csv", "en/test.csv", "fr/train.csv"]
-    assert choose_files(files, "", "fr", None, "auto", "it") == ["fr/train.csv"]
+    assert choose_files(files, "", "fr", "", "auto", "it") == ["fr/train.csv"]
     with pytest.raises(SourceMistake, match="it has no subset 'de'"):
-        choose_files(files, "", "de", None, "auto", "it")
+        choose_files(files, "", "de", "", "auto", "it")

@@ -12,6 +12,8 @@ from dumbo.errors import ConfigError, RunError
 from dumbo.plugins.polars.local_files import is_hub_dataset
 from tests.plugins.polars_dataset import Entry, check, read, read_values
 
+SUFFIXES = ".json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow, .ipc, .feather, .txt, .md"
+
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path, monkeypatch):
@@ -75,6 +77,7 @@ def test_file_whose_name_looks_like_a_glob():
 def test_format_replaces_the_suffix():
     write("rows.txt")
     assert read_values("rows.txt", format="jsonl") == [{"a": 1}]
+    assert read_values("rows.txt") == [{"text": '{"a": 1}\n'}]
 
 
 def test_folder_without_splits_is_all_train():
@@ -152,7 +155,7 @@ def test_glob_and_folder_without_files(tmp_path):
     here = f"    relative paths start at {tmp_path}"
     assert refused(Entry(path="data/*.csv")) == f"datasets.0.path: no file matches 'data/*.csv'\n{here}"
     assert refused(Entry(path="*.jsonl")) == f"datasets.0.path: only folders match '*.jsonl'\n{here}"
-    suffixes = "    known suffixes: .json, .jsonl, .ndjson, .csv, .parquet, .arrow, .ipc, .feather"
+    suffixes = f"    known suffixes: {SUFFIXES}"
     assert refused(Entry(path="data.jsonl")) == f"datasets.0.path: folder 'data.jsonl' has no data files\n{suffixes}"
     write("data.jsonl/a.csv")
     assert refused(Entry(path="data.jsonl", format="json")) == (
@@ -160,15 +163,14 @@ def test_glob_and_folder_without_files(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl.zst", "rows.parquet.gz"])
+@pytest.mark.parametrize("name", ["rows.xml", "rows.jsonl.bz2", "rows.parquet.gz"])
 def test_unknown_suffix_lists_the_known_ones(name):
     write(name)
     suffix = Path(name).suffix
     assert refused(Entry(path=name)) == (
         f"datasets.0.path: cannot tell the format of '{name}' from the suffix '{suffix}'\n"
-        "    known suffixes: .json, .jsonl, .ndjson, .csv, .parquet, .arrow, .ipc, .feather; "
-        "text formats may be followed by .gz\n"
-        "    another suffix: say how it is written, e.g. `format: jsonl` (arrow, csv, json, jsonl, parquet)"
+        f"    known suffixes: {SUFFIXES}; text formats may be followed by .gz or .zst\n"
+        "    another suffix: say how it is written, e.g. `format: jsonl` (arrow, csv, json, jsonl, parquet, text, tsv)"
     )
 
 
@@ -176,12 +178,20 @@ def test_unknown_suffix_lists_the_known_ones(name):
 def test_options_that_would_do_nothing_are_refused(key):
     write("rows.jsonl")
     messages = {
-        "split": "only folders and datasets on the hub have splits; 'rows.jsonl' has none",
+        "split": "only folders and datasets on the hub have splits; 'rows.jsonl' has none\n"
+        "    a part of its rows is written without a name, e.g. split: '[:1000]'",
         "name": "only datasets on the hub have a name; 'rows.jsonl' is a local path",
         "revision": "only datasets on the hub have a revision; 'rows.jsonl' is a local path",
         "field": "only files of format json have it; rows.jsonl is jsonl",
     }
     assert refused(Entry(path="rows.jsonl", **{key: "x"})) == f"datasets.0.{key}: {messages[key]}"
+
+
+def test_rows_of_text_are_refused_for_other_formats():
+    write("rows.jsonl")
+    assert refused(Entry(path="rows.jsonl", rows="line")) == (
+        "datasets.0.rows: only files of format text have it; rows.jsonl is jsonl"
+    )
 
 
 def test_check_reports_all_datasets_at_once():
@@ -233,8 +243,8 @@ def test_plugin_and_check_do_not_import_polars():
     script = (
         "import sys\n"
         "from dumbo.plugins.polars.plugin import PolarsOptions, PolarsPlugin\n"
-        "from dumbo.plugins.polars.local_files import find_local_files\n"
-        "find_local_files(PolarsOptions(path='rows.jsonl'))\n"
+        "from dumbo.plugins.polars.paths import check_paths\n"
+        "check_paths(PolarsOptions(path=['rows.jsonl', 'memory://rows.jsonl', 'hf://datasets/a/b/c.csv']))\n"
         "heavy = {'polars', 'huggingface_hub', 'torch', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -63,7 +63,7 @@ def test_csv_record_of_another_length_is_named():
 
 
 def test_csv_quotes_out_of_place_are_named():
-    hint = "    a value that holds quotes, commas or line breaks is quoted, and quotes in it are doubled"
+    hint = "    a value that holds quotes, separators or line breaks is quoted, and quotes in it are doubled"
     fails_with(write("q.csv", 'a,b\n1,2\n"x"y,2\n'), "q.csv:3: not valid CSV: ',' expected after '\"'", hint)
     fails_with(
         write("q.csv", 'a,b\n1,2\n"x,2\n3,4\n'),
@@ -84,12 +84,32 @@ def test_csv_header_is_checked():
     fails_with(write("h.csv", b"\x00\x01\x02"), "h.csv: binary data, not csv")
 
 
-@pytest.mark.parametrize(("sign", "name"), [(";", "';'"), ("\t", "a tab")])
-def test_csv_with_other_signs_than_commas_is_named_at_its_header(sign, name):
-    expected = f"s.csv:2: the file seems to use {name} between values; only commas are read"
-    for header in (["a", "b"], ['"a"', '"b, c"'], ["a", '"b, ""c"""', "d"]):
-        path = write("s.csv", "\n" + sign.join(header) + "\r\n" + sign.join(header) + "\n")
-        fails_with(path, expected, "    save it with commas, or as JSONL")
+@pytest.mark.parametrize(
+    ("file", "sign", "name", "hint"),
+    [
+        ("s.csv", ";", "';'", "save it with commas, or as JSONL"),
+        ("s.csv", "\t", "a tab", "write `format: tsv`"),
+        ("s.tsv", ";", "';'", "save it with commas, or as JSONL"),
+        ("s.tsv", ",", "','", "write `format: csv`"),
+    ],
+)
+def test_other_signs_between_values_are_named_at_the_header(file, sign, name, hint):
+    own, other = ("commas", ",") if file == "s.csv" else ("tabs", "\t")
+    expected = f"{file}:2: the file seems to use {name} between values; of {file[2:]} only {own} are read"
+    for header in (["a", "b"], ['"a"', f'"b{other} c"'], ["a", f'"b{other} ""c"""', "d"]):
+        path = write(file, "\n" + sign.join(header) + "\r\n" + sign.join(header) + "\n")
+        fails_with(path, expected, f"    {hint}")
+
+
+def test_tsv_values_are_the_texts_of_the_file():
+    path = write("rows.tsv", 'zip\tnote\n01234\ta, b; c\n7\t"two\nlines\there"\n')
+    assert [(row.origin.row, dict(row.values)) for row in read(path)] == [
+        (2, {"zip": "01234", "note": "a, b; c"}),
+        (3, {"zip": "7", "note": "two\nlines\there"}),
+    ]
+    fails_with(
+        write("bad.tsv", "a\tb\n1\n"), "bad.tsv:2: expected 2 values as in the header, got 1", "    the header: a, b"
+    )
 
 
 def test_csv_of_one_column_may_hold_semicolons():

@@ -76,7 +76,8 @@ def parse_split(text: str) -> tuple[SplitSlice, ...]:
 
 def empty_slice(part: SplitSlice, num_rows: int, owner: str) -> SliceMistake:
     """The error for a part without rows of `owner`, which has `num_rows` in this split."""
-    return SliceMistake(f"'{part}' is empty: {owner} has {num_rows} row{'' if num_rows == 1 else 's'}")
+    there_are = "there is 1 row" if num_rows == 1 else f"there are {num_rows} rows"
+    return SliceMistake(f"'{part}' is empty: {there_are} in {owner}")
 
 
 class _Parser:

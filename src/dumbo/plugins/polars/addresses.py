@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from urllib.parse import urlsplit, urlunsplit
 
-from dumbo.local_paths import is_hub_name
 from dumbo.plugins.polars.data_files import SourceMistake
 
 # What to install for protocols whose filesystem is within fsspec, and needs another package (module and distribution).
@@ -31,11 +30,7 @@ _WEB = ("http", "https")
 
 def is_address(path: str) -> bool:
     """Whether `path` is on another filesystem; `file://` and `hf://` are those of this machine and of the hub."""
-    return (
-        ("://" in path or "::" in path)
-        and not path.startswith(("file://", "local://", "hf://"))
-        and not is_hub_name(path)
-    )
+    return "://" in path and not path.startswith(("file://", "local://", "hf://"))
 
 
 def protocol_of(address: str) -> str:

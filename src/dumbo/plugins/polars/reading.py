@@ -104,7 +104,7 @@ def _refuse_empty(part: Part, options: PolarsOptions) -> None:
     count = 0 if part.rows.is_whole else sum(count_rows(file, options) for file in part.files)
     if not count:
         raise no_rows(part.files[0])
-    others = f" and {len(part.files) - 1} more" if len(part.files) > 1 else ""
+    others = f" and {len(part.files) - 1} more files" if len(part.files) > 1 else ""
     mistake = empty_slice(part.rows, count, f"'{part.files[0].source}'{others}")
     raise ConfigError.at(".split", mistake.message, *mistake.hints)
 

@@ -107,9 +107,18 @@ def find_remote_files(address: str, split: str, options: PolarsOptions) -> list[
         if protocol_of(address) not in ("http", "https") and filesystem.isdir(name):
             return _files_in_folder(filesystem, name, split, shown, options)
         refuse_split(split, shown)
-        if not filesystem.exists(name):
-            raise SourceMistake("path", f"there is no file or folder '{shown}'")
+        _require_file(filesystem, name, shown)
         return [RemoteFile(shown, _format(shown, options), filesystem, name)]
+
+
+def _require_file(filesystem: Any, name: str, shown: str) -> None:
+    try:
+        filesystem.info(name)
+    except FileNotFoundError as error:
+        # On the web every failure is called so; its cause is what happened.
+        if error.__cause__ is None or getattr(error.__cause__, "status", None) == 404:
+            raise SourceMistake("path", f"there is no file or folder '{shown}'") from error
+        raise error.__cause__ from None
 
 
 def _files_of_pattern(
@@ -154,8 +163,9 @@ def explained(source: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise RunError(f"{source}: there is no such file") from error
     except Exception as error:  # every filesystem has exceptions of its own
-        hints = ("credentials are taken from the environment, as the package of the filesystem documents",)
         said = error.strerror if isinstance(error, OSError) and error.strerror else ""
         status = getattr(error, "status", None)
         reason = said or (f"HTTP {status}" if isinstance(status, int) else type(error).__name__)
+        hint = "credentials are taken from the environment, as the package of the filesystem documents"
+        hints = () if said and not isinstance(error, PermissionError) else (hint,)
         raise RunError(str(Problem(f"{source}: cannot be read: {reason}", hints=hints))) from error
