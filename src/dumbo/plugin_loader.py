@@ -141,6 +141,13 @@ class ReaderPlugin(BasePlugin):
         """Yield the rows of one dataset entry; `options` is an instance of the type's model, with `options.type`."""
         raise NotImplementedError
 
+    def fingerprint(self, options: Any) -> str | None:
+        """Return a text that is another one whenever the rows of the entry are, by which they can be cached.
+
+        None, as here, where that cannot be known.
+        """
+        return None
+
 
 class DataFormatPlugin(BasePlugin):
     """Makes records of rows. `data_formats` maps each name to the model of its options."""

@@ -26,7 +26,7 @@ class HuggingfaceOptions(Section):
     name: _Name | None = None
     """Subset (configuration) of the dataset, where it has several."""
     split: _Name = "train"
-    """Split, or a part of it: `train[:10%]`, `train[100:200]`, `train+test`."""
+    """Split, or a part of it: `train[:10%]`, `train[100:200]`, `train+test`; without a name (`[:1000]`) of `train`."""
     data_files: _Name | Annotated[tuple[_Name, ...], Field(min_length=1)] | None = None
     """Files, patterns or addresses; relative to the dataset where `path` is one."""
     data_dir: _Name | None = None
@@ -63,3 +63,12 @@ class HuggingfacePlugin(ReaderPlugin):
         from dumbo.plugins.huggingface.reading import read_rows
 
         return read_rows(options)
+
+    def fingerprint(self, options: HuggingfaceOptions) -> str | None:
+        """A text that changes with the rows: by the commit on the hub, by the bytes of files on this machine.
+
+        None for files at addresses. Raises as `read` does where there is nothing to read.
+        """
+        from dumbo.plugins.huggingface.fingerprint import fingerprint_rows
+
+        return fingerprint_rows(options)

@@ -20,9 +20,18 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from dumbo.data.records import Origin, Row
+from dumbo.data.slices import SplitSlice, empty_slice
 from dumbo.errors import ConfigError, DumboError
 from dumbo.plugins.huggingface.load_errors import explained
-from dumbo.plugins.huggingface.sources import Kind, files_of, is_local, kind_of, source_mistakes
+from dumbo.plugins.huggingface.sources import (
+    DEFAULT_SPLIT,
+    Kind,
+    files_of,
+    is_local,
+    kind_of,
+    parts_of,
+    source_mistakes,
+)
 
 if TYPE_CHECKING:
     from dumbo.plugins.huggingface.plugin import HuggingfaceOptions
@@ -32,20 +41,23 @@ def read_rows(options: HuggingfaceOptions) -> Iterator[Row]:
     """Yield the rows of the split. Raises `ConfigError`, `RunError` and `DataError`."""
     for mistake in source_mistakes(options):
         raise ConfigError.at(f".{mistake.key}", mistake.message, *mistake.hints)
-    source = _source_name(options)
+    source = _source_name(options, DEFAULT_SPLIT)
     with _quiet(), _cache_folder(options) as cache:
         try:
-            commit = _commit(options)
-            dataset = _without_decoding(_load(options, cache or _cache_of(options, commit), commit))
-            for number, values in enumerate(dataset, start=1):
-                yield Row(values, Origin(source, number))
+            commit = find_commit(options)
+            cache = cache or _cache_of(options, commit)
+            for part in parts_of(options):
+                dataset = _without_decoding(_load(options, part.name, cache, commit))
+                source = _source_name(options, part.name)
+                for number, values in _numbered(dataset, part, source):
+                    yield Row(values, Origin(source, number))
         except DumboError:
             raise
         except Exception as error:
             raise explained(error, options, source) from error
 
 
-def _commit(options: HuggingfaceOptions) -> str | None:
+def find_commit(options: HuggingfaceOptions) -> str | None:
     """The commit of a hub dataset that is read, found in the hub's cache where there is no network."""
     if kind_of(options.path) is not Kind.HUB:
         return None
@@ -62,35 +74,42 @@ def _cache_of(options: HuggingfaceOptions, commit: str | None) -> str | None:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "dumbo" / name)
 
 
-def _load(options: HuggingfaceOptions, cache: str | None, commit: str | None) -> Any:
+def _load(options: HuggingfaceOptions, split: str, cache: str | None, commit: str | None) -> Any:
+    """The whole of a split."""
     if kind_of(options.path) is Kind.SAVED:
-        return _load_saved(options)
+        return _load_saved(options, split)
     files = files_of(options)
     return datasets.load_dataset(
         str(Path(options.path).expanduser()) if kind_of(options.path) is Kind.FOLDER else options.path,
         name=options.name,
         data_files=[str(Path(file).expanduser()) if file.startswith("~") else file for file in files] or None,
         data_dir=options.data_dir,
-        split=options.split,
+        split=split,
         revision=commit,
         streaming=options.streaming,
         cache_dir=cache,
     )
 
 
-def _load_saved(options: HuggingfaceOptions) -> Any:
-    """A folder of `save_to_disk`, with or without splits; a part of a split is cut out as Datasets does it."""
+def _load_saved(options: HuggingfaceOptions, split: str) -> Any:
+    """A split of a folder of `save_to_disk`, which may have no splits."""
     loaded = datasets.load_from_disk(str(Path(options.path).expanduser()))
-    splits = loaded if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or "train"): loaded}
-    lengths = {name: len(split) for name, split in splits.items()}
-    parts = datasets.ReadInstruction.from_spec(options.split).to_absolute(lengths)
-    return datasets.concatenate_datasets(
-        [splits[part.splitname].select(range(part.from_ or 0, _end(part, lengths))) for part in parts]
-    )
+    splits = loaded if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or DEFAULT_SPLIT): loaded}
+    if split not in splits:
+        raise ValueError(f'Unknown split "{split}". Should be one of {[*splits]}.')
+    return splits[split]
 
 
-def _end(part: Any, lengths: dict[str, int]) -> int:
-    return lengths[part.splitname] if part.to is None else int(part.to)
+def _numbered(dataset: Any, part: SplitSlice, source: str) -> Iterator[tuple[int, Any]]:
+    """The rows of `part` of a split, with their numbers in it from 1. Raises `ConfigError` where there are none."""
+    if part.is_whole:
+        yield from enumerate(dataset, start=1)
+        return
+    start, stop = part.bounds(len(dataset))
+    if start == stop:
+        mistake = empty_slice(part, len(dataset), f"'{source}'")
+        raise ConfigError.at(".split", mistake.message, *mistake.hints)
+    yield from enumerate(dataset.select(range(start, stop)), start=start + 1)
 
 
 def _without_decoding(dataset: Any) -> Any:
@@ -137,8 +156,8 @@ def _quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _source_name(options: HuggingfaceOptions) -> str:
+def _source_name(options: HuggingfaceOptions, split: str) -> str:
     """What messages call it: the file, or the dataset, and the split unless it is the default."""
     files = files_of(options)
     name = files[0] if len(files) == 1 and kind_of(options.path) is Kind.FILES else options.path
-    return name if options.split == "train" else f"{name} ({options.split})"
+    return name if split == DEFAULT_SPLIT else f"{name} ({split})"

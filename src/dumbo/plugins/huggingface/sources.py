@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dumbo.data.slices import SliceMistake, SplitSlice, parse_split
 from dumbo.local_paths import is_hub_name, near_paths
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 BUILDERS = ("json", "csv", "parquet", "arrow", "text", "xml")
 """How files may be written. Datasets knows more, among them pickles, which can run code."""
+
+DEFAULT_SPLIT = "train"
 
 
 class Kind(Enum):
@@ -76,13 +79,27 @@ def source_mistakes(options: HuggingfaceOptions) -> Iterator[Mistake]:
     for key in useless[kind]:
         if getattr(options, key):
             yield Mistake(key, f"has no effect: '{options.path}' is {kind.value}", (f"remove '{key}'",))
-    if options.streaming and "[" in options.split:
-        yield Mistake("split", "a part of a split cannot be streamed", ("streaming: false, or the whole split",))
+    yield from _split_mistakes(options)
     if kind is Kind.FILES:
         if options.data_files is None and options.data_dir is None:
             hint = "data_files: a file, a pattern or a list of them"
             yield Mistake("path", f"'{options.path}' says how files are written, but not which", (hint,))
         yield from _missing_files(options)
+
+
+def parts_of(options: HuggingfaceOptions) -> tuple[SplitSlice, ...]:
+    """The parts that are read, in their order; of the split `train` where none is named. Raises `SliceMistake`."""
+    return tuple(replace(part, name=part.name or DEFAULT_SPLIT) for part in parse_split(options.split))
+
+
+def _split_mistakes(options: HuggingfaceOptions) -> Iterator[Mistake]:
+    try:
+        parts = parts_of(options)
+    except SliceMistake as mistake:
+        yield Mistake("split", mistake.message, mistake.hints)
+        return
+    if options.streaming and not all(part.is_whole for part in parts):
+        yield Mistake("split", "a part of a split cannot be streamed", ("streaming: false, or the whole split",))
 
 
 def _missing_files(options: HuggingfaceOptions) -> Iterator[Mistake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -163,7 +164,7 @@ def explained(source: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise RunError(f"{source}: there is no such file") from error
     except Exception as error:  # every filesystem has exceptions of its own
-        said = error.strerror if isinstance(error, OSError) and error.strerror else ""
+        said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
         status = getattr(error, "status", None)
         reason = said or (f"HTTP {status}" if isinstance(status, int) else type(error).__name__)
         hint = "credentials are taken from the environment, as the package of the filesystem documents"
