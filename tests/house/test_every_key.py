@@ -215,6 +215,7 @@ RUNS = MappingProxyType(
         "datasets.path": ({}, "more.jsonl"),
         "datasets.format": ({}, "csv"),
         "datasets.field": ({"datasets.0.path": "object.json"}, "rows"),
+        "datasets.rows": (TEXTS["completion"] | {"datasets.0.path": "prose.txt"}, "line"),
         "datasets.split": ({"datasets.0.path": "splits"}, "test"),
         "datasets.name": ({}, "main"),
         "datasets.revision": ({}, "main"),
@@ -396,6 +397,7 @@ def folder(tmp_path_factory, model_folder):
 
 def write_texts(folder):
     """Rows without messages."""
+    (folder / "prose.txt").write_text("\n".join(row["output"] for row in builders.alpaca_rows(8)))
     steps = {"completions": ["One.", "Two."], "thoughts": ["Two.", "One."], "labels": [1, 1], "verdicts": [0, 1]}
     ids = {"input_ids": [90, 91, 92], "other_ids": [92, 91, 90], "targets": [-100, -100, 92], "mask": [0, 1, 1]}
     texts, solutions = [], []

@@ -59,6 +59,10 @@ def test_rows_are_plain_and_numbered(folder):
         ({"path": "tables", "split": "train+test"}, [1, 2, 3]),
         ({"path": "tables", "data_files": "test.csv"}, [3]),
         ({"path": "csv", "data_dir": "tables", "data_files": "train.csv"}, [1, 2]),
+        ({"path": "tables", "split": "test+train[1:]"}, [3, 2]),
+        ({"path": "tables", "split": "[1:]"}, [2]),
+        ({"path": "json", "data_files": "numbers.jsonl", "split": "[-3:-1]+[:1]"}, [7, 8, 0]),
+        ({"path": "tables", "split": "test+train", "streaming": True}, [3, 1, 2]),
         ({"path": "saved"}, [0, 1, 2, 3, 4]),
         ({"path": "saved", "split": "train[:2]+train[4:]"}, [0, 1, 4]),
         ({"path": "saved-splits", "split": "test"}, [4]),
@@ -67,6 +71,44 @@ def test_rows_are_plain_and_numbered(folder):
 )
 def test_sources_splits_and_parts(folder, options, expected):
     assert numbers(**options) == expected
+
+
+def test_rows_of_a_part_are_numbered_as_in_the_split(folder):
+    rows = read(path="json", data_files="numbers.jsonl", split="train[8:]+[:1]")
+    assert [(row.origin.row, row.values["n"]) for row in rows] == [(9, 8), (10, 9), (1, 0)]
+    rows = read(path="tables", split="train[1:]+test")
+    assert [(row.origin.source, row.origin.row) for row in rows] == [("tables", 2), ("tables (test)", 1)]
+
+
+def fingerprint(**options):
+    return HuggingfacePlugin().fingerprint(HuggingfaceOptions(**options))
+
+
+def test_fingerprints_follow_the_rows(folder):
+    entries = [
+        {"path": "json", "data_files": "numbers.jsonl"},
+        {"path": "json", "data_files": "numbers.jsonl", "split": "train[:5]"},
+        {"path": "text", "data_files": "numbers.jsonl"},
+        {"path": "json", "data_files": "*.jsonl"},
+        {"path": "csv", "data_dir": "tables"},
+        {"path": "csv", "data_dir": "tables", "data_files": "train.csv"},
+        {"path": "tables"},
+        {"path": "tables", "split": "test"},
+        {"path": "saved"},
+        {"path": "saved-splits"},
+    ]
+    known = [fingerprint(**entry) for entry in entries]
+    assert known == [fingerprint(**entry) for entry in entries]
+    assert len({*known}) == len(entries)
+    numbers_file = folder / "numbers.jsonl"
+    numbers_file.write_text(numbers_file.read_text().replace('"n": 9', '"n": 8'))
+    (folder / "tables" / "test.csv").write_text("n,word\n4,four\n")
+    changed = [known[index] != fingerprint(**entry) for index, entry in enumerate(entries)]
+    assert changed == [True, True, True, True, True, False, True, True, False, False]
+    assert fingerprint(path="json", data_files="https://host/rows.jsonl") is None
+    for entry in ({"path": "none"}, {"path": "owner/none"}):
+        with pytest.raises(DumboError):
+            fingerprint(**entry)
 
 
 def test_text_dates_and_pictures(folder):
@@ -113,11 +155,19 @@ def test_nothing_is_printed_and_no_setting_is_left_changed(folder, capfd):
             [".split: 'tables' has no split 'dev'", "it has train, test"],
         ),
         ({"path": "saved-splits", "split": "dev"}, [".split: 'saved-splits' has no split 'dev'", "it has train, test"]),
-        ({"path": "tables", "split": "train[50:60]"}, [".split: 'train[50:60]' cannot be read: "]),
+        (
+            {"path": "tables", "split": "train[50:60]"},
+            [".split: 'train[50:60]' is empty: there are 2 rows in 'tables'"],
+        ),
+        (
+            {"path": "saved-splits", "split": "train+test[-9:-5]"},
+            [".split: 'test[-9:-5]' is empty: there is 1 row in 'saved-splits (test)'"],
+        ),
         (
             {"path": "tables", "split": "train["},
-            [".split: 'train[' cannot be read: ", "write a split, or a part of it"],
+            [".split: 'train[' cannot be read: ", "write for example train, train"],
         ),
+        ({"path": "tables", "split": "a-b"}, [".split: 'a-b' cannot be read: ", "write a split, or a part of it"]),
         ({"path": "tables", "name": "no"}, [".name: 'tables' has no subset 'no'", "it has default"]),
         ({"path": "tables", "data_dir": "no"}, [".data_dir: 'tables' has no data files that can be read in 'no'"]),
         ({"path": "tables", "data_files": "no.csv"}, [".data_files: no file matches 'no.csv'"]),
@@ -157,6 +207,11 @@ def test_errors_while_reading_are_lines(folder, options, lines):
         ({"path": "tables", "revision": "v1"}, "datasets.0.revision: has no effect: 'tables' is a local folder"),
         ({"path": "saved", "streaming": True}, "datasets.0.streaming: has no effect: 'saved' is a folder written by"),
         ({"path": "tables", "streaming": True, "split": "train[:2]"}, "datasets.0.split: a part of a split cannot be"),
+        (
+            {"path": "tables", "split": "train[:2"},
+            "datasets.0.split: 'train[:2' cannot be read: ']' is missing at char",
+        ),
+        ({"path": "owner/name", "split": "train[5:2]"}, "datasets.0.split: 'train[5:2]' at character 1 is empty what"),
         ({"path": "owner/name", "trust_remote_code": True}, "datasets.0.trust_remote_code: unknown option"),
     ],
 )

@@ -57,9 +57,9 @@ def _unknown_name(error: Exception, options: HuggingfaceOptions) -> DumboError |
 
 
 def _wrong_split(error: Exception, options: HuggingfaceOptions) -> DumboError | None:
-    """A split that cannot be parsed, or a part that is not in it."""
+    """A name that Datasets does not take for a split, or a split without rows."""
     words = _first_line(error)
-    said = ("Unrecognized instruction", "slice", "percent", "no data")
+    said = ("Split name", "Unrecognized instruction", "no data")
     if isinstance(error, ValueError | AssertionError) and any(word in words for word in said):
         hint = "write a split, or a part of it such as train[:10%] or train[100:200]"
         return ConfigError.at(".split", f"'{options.split}' cannot be read: {words}", hint)
