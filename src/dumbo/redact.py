@@ -10,6 +10,10 @@ _SECRET_NAME = re.compile(
 )
 _PLAIN_TOKEN_NAME = re.compile(r"^(pad|eos|bos|unk|sep|cls|mask|eot|image|mask)_token$")
 _URL_PASSWORD = re.compile(r"(\w+://[^/\s:@]*):[^/\s@]+@")
+# As in addresses that were signed for a time: `?X-Amz-Signature=...&X-Amz-Credential=...`, `?sig=...`.
+_URL_SECRET = re.compile(
+    r"([?&][\w.-]*(?:token|key|secret|passw|signature|sig|credential)[\w.-]*=)[^&\s#'\"]+", re.IGNORECASE
+)
 _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"
 )
@@ -32,5 +36,6 @@ def redact(value: Any, name: str = "") -> Any:
 
 
 def redact_text(text: str) -> str:
-    """`text` without passwords in addresses and without tokens of well-known shapes."""
-    return _KNOWN_TOKEN.sub(REDACTED, _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text))
+    """`text` without passwords and signatures in addresses, and without tokens of well-known shapes."""
+    text = _URL_SECRET.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text))
+    return _KNOWN_TOKEN.sub(REDACTED, text)

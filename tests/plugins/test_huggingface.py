@@ -96,6 +96,8 @@ def test_fingerprints_follow_the_rows(folder):
         {"path": "tables", "split": "test"},
         {"path": "saved"},
         {"path": "saved-splits"},
+        {"path": "saved", "split": "train[:2]"},
+        {"path": "tables", "data_files": "../numbers.jsonl"},
     ]
     known = [fingerprint(**entry) for entry in entries]
     assert known == [fingerprint(**entry) for entry in entries]
@@ -104,7 +106,7 @@ def test_fingerprints_follow_the_rows(folder):
     numbers_file.write_text(numbers_file.read_text().replace('"n": 9', '"n": 8'))
     (folder / "tables" / "test.csv").write_text("n,word\n4,four\n")
     changed = [known[index] != fingerprint(**entry) for index, entry in enumerate(entries)]
-    assert changed == [True, True, True, True, True, False, True, True, False, False]
+    assert changed == [True, True, True, True, True, False, True, True, False, False, False, True]
     assert fingerprint(path="json", data_files="https://host/rows.jsonl") is None
     for entry in ({"path": "none"}, {"path": "owner/none"}):
         with pytest.raises(DumboError):
@@ -173,6 +175,13 @@ def test_nothing_is_printed_and_no_setting_is_left_changed(folder, capfd):
         ({"path": "tables", "data_files": "no.csv"}, [".data_files: no file matches 'no.csv'"]),
         ({"path": "json", "data_files": "no*.x"}, [".data_files: no file matches 'no*.x'"]),
         ({"path": "json", "data_files": "broken.jsonl"}, ["broken.jsonl: the rows do not make a table: "]),
+        (
+            {"path": "json", "data_files": "http://ada:pw@127.0.0.1:1/n.jsonl?X-Amz-Signature=0f1e&a=b"},
+            [
+                ".data_files: no file matches or can be reached at "
+                "'http://ada:<redacted>@127.0.0.1:1/n.jsonl?X-Amz-Signature=<redacted>&a=b'"
+            ],
+        ),
         ({"path": "owner/none"}, ["dataset 'owner/none' is not (wholly) in the cache ", "unset HF_HUB_OFFLINE, "]),
     ],
 )
@@ -210,6 +219,10 @@ def test_errors_while_reading_are_lines(folder, options, lines):
         (
             {"path": "tables", "split": "train[:2"},
             "datasets.0.split: 'train[:2' cannot be read: ']' is missing at char",
+        ),
+        (
+            {"path": "tables", "split": ["5:7"]},
+            "datasets.0.split: expected a text, got a list: write it in quotes, '[5:7]'",
         ),
         ({"path": "owner/name", "split": "train[5:2]"}, "datasets.0.split: 'train[5:2]' at character 1 is empty what"),
         ({"path": "owner/name", "trust_remote_code": True}, "datasets.0.trust_remote_code: unknown option"),

@@ -16,9 +16,12 @@ import json, sys
 from dumbo.errors import DumboError
 from dumbo.plugins.huggingface.plugin import HuggingfaceOptions, HuggingfacePlugin
 for options in json.loads(sys.argv[1]):
+    wants_rows = not options.pop("fingerprint", False)
     try:
-        rows = list(HuggingfacePlugin().read(HuggingfaceOptions(**options)))
-        print(json.dumps([row.values["n"] for row in rows]))
+        plugin, options = HuggingfacePlugin(), HuggingfaceOptions(**options)
+        rows = list(plugin.read(options)) if wants_rows else []
+        answer = [row.values["n"] for row in rows]
+        print(json.dumps(answer if wants_rows else plugin.fingerprint(options)))
     except DumboError as error:
         print(json.dumps(str(error)))
 """
@@ -30,6 +33,11 @@ ENTRIES = {
     "streaming": {"path": "owner/plain", "streaming": True},
     "file": {"path": "owner/plain", "data_files": "data/test-*"},
     "subset of the card": {"path": "owner/card"},
+    "fingerprint": {"path": "owner/plain", "fingerprint": True},
+    "fingerprint again": {"path": "owner/plain", "fingerprint": True, "streaming": True},
+    "fingerprint of another revision": {"path": "owner/plain", "revision": "v1", "fingerprint": True},
+    "fingerprint of another part": {"path": "owner/plain", "split": "train[1:]", "fingerprint": True},
+    "fingerprint of a missing one": {"path": "owner/nope", "fingerprint": True},
     "no revision": {"path": "owner/plain", "revision": "v9"},
     "no subset": {"path": "owner/card", "name": "lagre"},
     "no split": {"path": "owner/card", "split": "dve"},
@@ -126,7 +134,7 @@ def outcomes(tmp_path_factory):
         hub.RequestHandlerClass = Listing
         online = read(hub.address, folder, ENTRIES.values())
         address = hub.address
-    names = ("plain", "missing")
+    names = ("plain", "fingerprint", "missing")
     offline = read(address, folder, [ENTRIES[name] for name in names], HF_HUB_OFFLINE="1")
     return dict(zip(ENTRIES, online, strict=True)) | {
         f"{name} offline": outcome for name, outcome in zip(names, offline, strict=True)
@@ -148,6 +156,14 @@ def outcomes(tmp_path_factory):
 )
 def test_rows_of_the_hub(outcomes, name, expected):
     assert outcomes[name] == expected
+
+
+def test_fingerprints_follow_the_commit_and_the_part(outcomes):
+    known = outcomes["fingerprint"]
+    assert known == outcomes["fingerprint again"] == outcomes["fingerprint offline"]
+    others = [outcomes[f"fingerprint of another {what}"] for what in ("revision", "part")]
+    assert len({known, *others}) == 3
+    assert outcomes["fingerprint of a missing one"].startswith("there is no dataset 'owner/nope'")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,12 @@ import json, sys
 from dumbo.errors import DumboError
 from dumbo.plugins.polars.plugin import PolarsOptions, PolarsPlugin
 for options in json.loads(sys.argv[1]):
+    wants_rows = not options.pop("fingerprint", False)
     try:
-        rows = list(PolarsPlugin().read(PolarsOptions(**options)))
-        print(json.dumps([[str(row.origin.source), row.origin.row, row.values] for row in rows]))
+        plugin, options = PolarsPlugin(), PolarsOptions(**options)
+        rows = list(plugin.read(options)) if wants_rows else []
+        answer = [[str(row.origin.source), row.origin.row, row.values] for row in rows]
+        print(json.dumps(answer if wants_rows else plugin.fingerprint(options)))
     except DumboError as error:
         print(json.dumps(str(error)))
 """
@@ -165,6 +168,21 @@ def test_what_was_downloaded_is_read_without_network(tmp_path):
         f"and dataset 'owner/card' is not (wholly) in the cache {tmp_path}/hub/hub\n"
         "    check the network, HTTPS_PROXY and HF_ENDPOINT, or give the path of a local copy"
     )
+
+
+def test_fingerprints_follow_the_commit_and_what_is_read_of_it(tmp_path):
+    wanted = [
+        {"path": "owner/plain"},
+        {"path": "owner/plain", "split": "test"},
+        {"path": "owner/plain", "split": "[:2]"},
+        {"path": "owner/plain", "revision": "v1"},
+        {"path": "hf://datasets/owner/plain/data/train-00000-of-00002.parquet"},
+    ]
+    entries = [{"fingerprint": True} | entry for entry in wanted]
+    with serve(datasets=REPOSITORIES) as hub:
+        known = read_from_hub(hub.address, tmp_path, *entries)
+    assert len(set(known)) == len(entries)
+    assert read_from_hub(hub.address, tmp_path, *entries, HF_HUB_OFFLINE="1") == known
 
 
 def test_what_does_not_exist_is_explained_with_what_does(endpoint, tmp_path):

@@ -1,10 +1,12 @@
 """Parts of splits, and several paths, with the reader `huggingface_polars`: the same rows from every format."""
 
 import json
+import os
 from pathlib import Path
 
 import polars
 import pytest
+from pydantic import ValidationError
 
 from dumbo.data.slices import parse_split
 from dumbo.errors import ConfigError, DumboError
@@ -121,6 +123,11 @@ def test_a_bad_slice_is_an_error_of_the_check(path):
     ]
 
 
+def test_a_slice_without_quotes_is_explained():
+    with pytest.raises(ValidationError, match=r"expected a text, got a list: write it in quotes, '\[5:7\]'"):
+        Entry(path="n.jsonl", split=["5:7"])
+
+
 def test_splits_that_are_not_there_are_errors_of_the_check():
     with pytest.raises(ConfigError, match=r"datasets.0.split: folder 'splits' has no split 'dev'"):
         check(Entry(path="splits", split="train[:2]+dev"))
@@ -159,7 +166,9 @@ def test_fingerprints_follow_the_rows(tmp_path):
         fingerprint("splits", split="test"),
     ]
     assert len({known, *others}) == len(others) + 1
+    times = second.stat()
     second.write_text(rows.replace("36", "37"))
+    os.utime(second, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert fingerprint(str(second)) not in {known, *others}
     with pytest.raises(DumboError):
         fingerprint(str(tmp_path / "none.jsonl"))

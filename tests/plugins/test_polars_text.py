@@ -1,13 +1,16 @@
 """The reader `huggingface_polars` on text files: rows of files, lines, paragraphs; all text formats compressed."""
 
 import gzip
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from backports import zstd
 
 from dumbo.errors import DataError, RunError
-from tests.plugins.polars_dataset import read, read_values
+from dumbo.plugins.polars.plugin import PolarsPlugin
+from tests.plugins.polars_dataset import Entry, read, read_values
 
 POEM = "\ufeffRoses are red,\r\n  violets blue. \n\n \t\nSugar: \u00e9\u2028\U0001f600\n\n\nend"
 
@@ -96,6 +99,27 @@ def test_a_compressed_text_is_told_by_its_bytes():
         {"text": "one"},
         {"text": "two"},
     ]
+
+
+def test_the_package_that_reads_zstd_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "backports", None)
+    with pytest.raises(RunError) as caught:
+        read(write("poem.txt.zst", zstd.compress(b"one")))
+    assert str(caught.value).splitlines() == [
+        "poem.txt.zst: reading zstd needs the package backports.zstd",
+        "    pip install backports.zstd",
+    ]
+
+
+def test_memory_stays_flat():
+    lines = "".join(f"{n} {'x' * 1000}\n" for n in range(20_000)).encode()
+    path = write("lines.txt.zst", zstd.compress(lines))
+    tracemalloc.start()
+    count = sum(1 for _ in PolarsPlugin().read(Entry(path=path, rows="line", split="[-15_000:]")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 15_000
+    assert peak < 2_000_000
 
 
 def test_damaged_zstd_is_named():

@@ -180,6 +180,15 @@ def test_a_source_is_chosen(write, inspect, name, tmp_path):
     assert "rows1.jsonl:1" in said and "rows0" not in said and "rows2" not in said
 
 
+@pytest.mark.parametrize("name", ["0", "rows0.jsonl", "rows1.jsonl"])
+def test_a_source_of_several_files_is_chosen_by_any_of_them(write, inspect, name, tmp_path):
+    write(GOOD, MANY)
+    file = tmp_path / "run.yaml"
+    file.write_text(file.read_text().replace("path: rows0.jsonl", "path: [rows0.jsonl, rows1.jsonl]", 1))
+    said = inspect("--source", name, code=1)
+    assert "rows0.jsonl and 1 more" in said and "rows0.jsonl:1" in said
+
+
 def test_a_source_that_is_not_there_is_said(write, inspect):
     write(GOOD, GOOD)
     for name in ("2", "rows", "-1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 _NAME = re.compile(r"\w[\w.-]*")
 _BOUND = re.compile(r"(?P<number>-?\d[\d_]*)(?P<percent>%?)")
@@ -72,6 +73,13 @@ def parse_split(text: str) -> tuple[SplitSlice, ...]:
         SliceMistake: it cannot be read, with the character where that shows; or it asks for no rows whatever they are.
     """
     return _Parser(text).parse()
+
+
+def refuse_list(value: Any) -> Any:
+    """`value`. Raises `ValueError` with what to write for the list that YAML makes of `[5:7]` without quotes."""
+    if isinstance(value, list):
+        raise ValueError(f"expected a text, got a list: write it in quotes, '[{', '.join(map(str, value))}]'")
+    return value
 
 
 def empty_slice(part: SplitSlice, num_rows: int, owner: str) -> SliceMistake:

@@ -12,6 +12,7 @@ from dumbo.data.records import DataFormat, Origin, Record, Row
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import DataFormatPlugin, ReaderPlugin
 from dumbo.plugin_results import shown
+from dumbo.redact import redact_text
 
 if TYPE_CHECKING:
     from dumbo.config.schema import DatasetEntry, RunConfig
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _MOST_BAD_ROWS = 1000
 """Bad rows that are kept for messages. Where they are errors, reading stops there: they are enough to see a pattern."""
+
+
+def paths_of(entry: DatasetEntry) -> list[str]:
+    """The paths that an entry names: none, one or a list."""
+    path = getattr(entry, "path", None)
+    return [] if path is None else [path] if isinstance(path, str) else [str(each) for each in path]
 
 
 @dataclass
@@ -35,8 +42,9 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How tables call it: its path, where it has one."""
-        return str(getattr(self.entry, "path", f"datasets.{self.index}"))
+        """How tables call it: its path, where it has one; the first of several, and how many follow."""
+        first, *others = paths_of(self.entry) or [f"datasets.{self.index}"]
+        return redact_text(first) + (f" and {len(others)} more" if others else "")
 
     @property
     def has_seen_enough(self) -> bool:

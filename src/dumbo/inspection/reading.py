@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dumbo.data.records import Record
-from dumbo.data.sources import Source, read_source
+from dumbo.data.sources import Source, paths_of, read_source
 from dumbo.errors import DumboError, Problem, RunError
 from dumbo.plugin_loader import Services
 
@@ -51,15 +51,15 @@ def choose_sources(config: RunConfig, wanted: str | None) -> list[int]:
     Raises:
         DumboError: none is called so.
     """
-    names = [str(getattr(entry, "path", f"datasets.{index}")) for index, entry in enumerate(config.datasets)]
+    names = [paths_of(entry) or [f"datasets.{index}"] for index, entry in enumerate(config.datasets)]
     if wanted is None:
         return list(range(len(names)))
     for index, _ in enumerate(names):
         if wanted in (str(index), f"datasets.{index}"):
             return [index]
-    found = [index for index, name in enumerate(names) if wanted in (name, Path(name).name)]
+    found = [index for index, paths in enumerate(names) if any(wanted in (path, Path(path).name) for path in paths)]
     if not found:
-        known = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+        known = ", ".join(f"{index} ({', '.join(paths)})" for index, paths in enumerate(names))
         raise DumboError(f"--source {wanted}: there is no such source\n    sources are: {known}")
     return found
 

@@ -76,9 +76,15 @@ def test_a_step_that_was_logged_again_counts_once(tmp_path):
 
 
 def test_secrets_are_left_out(tmp_path):
-    run = read_run(write_fake_run(tmp_path / "r", note={"api_key": "abc", "url": "https://me:secret@host/x"}))
+    signed = "https://host/rows.jsonl?X-Amz-Signature=0a1b&part=2&sig=x%3D"
+    note = {"api_key": "abc", "url": "https://me:secret@host/x", "path": signed}
+    run = read_run(write_fake_run(tmp_path / "r", note=note))
     assert run.config["model"]["hub_token"] == "<redacted>"
-    assert run.summary["note"] == {"api_key": "<redacted>", "url": "https://me:<redacted>@host/x"}
+    assert run.summary["note"] == {
+        "api_key": "<redacted>",
+        "url": "https://me:<redacted>@host/x",
+        "path": "https://host/rows.jsonl?X-Amz-Signature=<redacted>&part=2&sig=<redacted>",
+    }
 
 
 def test_a_summary_of_another_shape_is_none(tmp_path):

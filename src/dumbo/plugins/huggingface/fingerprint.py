@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import datasets
 
 from dumbo.bridge.hub_errors import Repository, explain
 from dumbo.errors import ConfigError, DumboError, RunError
-from dumbo.plugins.huggingface.reading import find_commit
+from dumbo.plugins.huggingface.reading import find_commit, quiet
 from dumbo.plugins.huggingface.sources import Kind, files_of, kind_of, parts_of, source_mistakes
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def fingerprint_rows(options: HuggingfaceOptions) -> str | None:
 
 def _commit(options: HuggingfaceOptions) -> str | None:
     try:
-        return find_commit(options)
+        with quiet():
+            return find_commit(options)
     except DumboError:
         raise
     except Exception as error:  # the hub's client lets through what its libraries for HTTP raise
@@ -48,23 +49,29 @@ def _commit(options: HuggingfaceOptions) -> str | None:
 
 
 def _contents(options: HuggingfaceOptions, kind: Kind) -> Iterator[list[str]]:
-    """The name and the hash of every file that may be read; names say splits."""
+    """The name and the hash of every file that may be read; names say splits.
+
+    Of a folder all files count, as its card may say how the others are read.
+    """
     root = Path("" if kind is Kind.FILES else options.path).expanduser()
-    if kind is Kind.FILES and not files_of(options):
-        root = Path(options.data_dir or "").expanduser()
-    paths = _given_files(options) if kind is Kind.FILES and files_of(options) else sorted(root.rglob("*"))
+    start = root / Path(options.data_dir or "").expanduser()
+    paths = list(_given_files(start, files_of(options)))
+    if kind is not Kind.FILES:
+        paths += sorted(root.rglob("*"))
+    elif not files_of(options):
+        paths = sorted(start.rglob("*"))
     for path in paths:
         if path.is_file():
+            name = path.relative_to(root) if path.is_relative_to(root) else path
             try:
                 with path.open("rb") as stream:
-                    yield [str(path.relative_to(root)), hashlib.file_digest(stream, "blake2b").hexdigest()]
+                    yield [str(name), hashlib.file_digest(stream, "blake2b").hexdigest()]
             except OSError as error:
                 raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _given_files(options: HuggingfaceOptions) -> Iterator[Path]:
-    start = Path(options.data_dir or "").expanduser()
-    for file in files_of(options):
+def _given_files(start: Path, files: Sequence[str]) -> Iterator[Path]:
+    for file in files:
         pattern = str(start / Path(file).expanduser())
         # Not `Path.glob`, which takes no absolute pattern.
         found = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207

@@ -16,6 +16,7 @@ from dumbo.bridge.hub_errors import Repository, causes, explain
 from dumbo.errors import ConfigError, DataError, DumboError, Place, Problem, RunError
 from dumbo.local_paths import near_paths
 from dumbo.plugins.huggingface.sources import Kind, files_of, kind_of
+from dumbo.redact import redact_text
 
 if TYPE_CHECKING:
     from dumbo.plugins.huggingface.plugin import HuggingfaceOptions
@@ -103,9 +104,10 @@ def _no_files(error: Exception, options: HuggingfaceOptions) -> DumboError | Non
     # A pattern without a match ends in the first of these.
     if not isinstance(error, StopIteration | FileNotFoundError | DataFilesNotFoundError):
         return None
-    files = files_of(options)
+    files = [f"'{redact_text(file)}'" for file in files_of(options)]
     if files:
-        return ConfigError.at(".data_files", f"no file matches {', '.join(repr(file) for file in files)}")
+        reached = " or can be reached at" if any("://" in file for file in files) else ""
+        return ConfigError.at(".data_files", f"no file matches{reached} {', '.join(files)}")
     where = f" in '{options.data_dir}'" if options.data_dir else ""
     key = ".data_dir" if options.data_dir else ".path"
     return ConfigError.at(key, f"'{options.path}' has no data files that can be read{where}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dumbo.config.schema import RunConfig
 from dumbo.config.section import Section
 from dumbo.data.records import Row
+from dumbo.data.slices import refuse_list
 from dumbo.errors import ConfigError, Problem
 from dumbo.plugin_loader import ReaderPlugin
 from dumbo.plugins.huggingface.sources import source_mistakes
@@ -35,6 +36,8 @@ class HuggingfaceOptions(Section):
     """Branch, tag or commit of a hub dataset; by default its main branch."""
     streaming: bool = False
     """Read over the network row by row, and keep no copy on the disk."""
+
+    _check_split = field_validator("split", mode="before")(refuse_list)
 
 
 class HuggingfacePlugin(ReaderPlugin):

@@ -32,6 +32,7 @@ from dumbo.plugins.huggingface.sources import (
     parts_of,
     source_mistakes,
 )
+from dumbo.redact import redact_text
 
 if TYPE_CHECKING:
     from dumbo.plugins.huggingface.plugin import HuggingfaceOptions
@@ -42,7 +43,7 @@ def read_rows(options: HuggingfaceOptions) -> Iterator[Row]:
     for mistake in source_mistakes(options):
         raise ConfigError.at(f".{mistake.key}", mistake.message, *mistake.hints)
     source = _source_name(options, DEFAULT_SPLIT)
-    with _quiet(), _cache_folder(options) as cache:
+    with quiet(), _cache_folder(options) as cache:
         try:
             commit = find_commit(options)
             cache = cache or _cache_of(options, commit)
@@ -134,8 +135,8 @@ def _cache_folder(options: HuggingfaceOptions) -> Iterator[str | None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without notes, and without bars where nobody watches them; both as before afterwards."""
+def quiet() -> Iterator[None]:
+    """Datasets and the hub's client without notes, and without bars where nobody watches them; both as before afterwards."""
     had_bars, hub_had_bars = not datasets.are_progress_bars_disabled(), not are_progress_bars_disabled()
     verbosity, hub_verbosity = get_verbosity(), hub_logging.get_verbosity()
     set_verbosity(CRITICAL)  # what it logs as an error, it raises too
@@ -159,5 +160,5 @@ def _quiet() -> Iterator[None]:
 def _source_name(options: HuggingfaceOptions, split: str) -> str:
     """What messages call it: the file, or the dataset, and the split unless it is the default."""
     files = files_of(options)
-    name = files[0] if len(files) == 1 and kind_of(options.path) is Kind.FILES else options.path
+    name = redact_text(files[0]) if len(files) == 1 and kind_of(options.path) is Kind.FILES else options.path
     return name if split == DEFAULT_SPLIT else f"{name} ({split})"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dumbo.config.schema import RunConfig
 from dumbo.config.section import Section
 from dumbo.data.records import Row
+from dumbo.data.slices import refuse_list
 from dumbo.errors import ConfigError, Problem
 from dumbo.plugin_loader import ReaderPlugin
 from dumbo.plugins.polars.data_files import SourceMistake
@@ -38,9 +39,11 @@ class PolarsOptions(Section):
     revision: _Name | None = None
     """Branch, tag or commit of a hub dataset; by default its main branch."""
 
+    _check_split = field_validator("split", mode="before")(refuse_list)
+
 
 class PolarsPlugin(ReaderPlugin):
-    """Reads files of rows, local or from the hub."""
+    """Reads files of rows, on this machine, the hub or any filesystem that fsspec knows."""
 
     name = "polars"
     packages = ("polars",)
