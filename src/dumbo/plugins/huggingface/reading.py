@@ -136,7 +136,7 @@ def _cache_folder(options: HuggingfaceOptions) -> Iterator[str | None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Datasets and the hub's client without notes, and without bars where nobody watches them; both as before afterwards."""
+    """Without notes of Datasets and the hub's client, and without bars where nobody watches; as before afterwards."""
     had_bars, hub_had_bars = not datasets.are_progress_bars_disabled(), not are_progress_bars_disabled()
     verbosity, hub_verbosity = get_verbosity(), hub_logging.get_verbosity()
     set_verbosity(CRITICAL)  # what it logs as an error, it raises too
