@@ -28,6 +28,12 @@ def pytest_sessionfinish():
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Prepared data of tests stays among the tests, and is shared by all of them in a process."""
+    os.environ["DUMBO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer with pad, eos and a ChatML template. Do not change it: build your own."""

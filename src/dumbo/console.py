@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dumbo.metrics import MetricsCollector
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
+
+_OFTEN = 64
+"""Items between two looks at the clock."""
+
+_PATIENCE = 30.0
+"""Seconds between two lines of progress."""
 
 
 class Console(MetricsCollector):
@@ -52,13 +58,39 @@ class Console(MetricsCollector):
             cells = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True)]
             self.say(("  " + "  ".join(cells)).rstrip())
 
-    def track(self, items: Sequence[T], what: str) -> Iterable[T]:
-        """The items, with a bar while a person waits for them; the bar goes when they are done."""
-        if not (self.enabled and self.is_terminal):
-            return items
-        from rich.progress import track
+    def track(self, items: Iterable[T], what: str, total: int, done: int = 0) -> Iterator[T]:
+        """The items that are left of `total`, `done` of which are: with a bar that goes when they are all done; in a
+        pipe with a line every half minute. Both tell the rate and the time left."""
+        if not self.enabled:
+            yield from items
+        elif self.is_terminal:
+            yield from self._track_by_bar(items, what, total, done)
+        else:
+            yield from self._track_by_lines(items, what, total, done)
 
-        return track(items, description=what, console=self._terminal(), transient=True)
+    def _track_by_bar(self, items: Iterable[T], what: str, total: int, done: int) -> Iterator[T]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        texts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        rate = TextColumn("{task.fields[rate]}")
+        with Progress(*texts, rate, TimeRemainingColumn(), console=self._terminal(), transient=True) as progress:
+            task = progress.add_task(what, total=total, completed=done, rate="")
+            began = time.monotonic()
+            for number, item in enumerate(items, 1):
+                yield item
+                if number % _OFTEN == 0:
+                    speed = number / max(time.monotonic() - began, 1e-9)
+                    progress.update(task, completed=done + number, rate=f"{speed:,.0f}/s")
+
+    def _track_by_lines(self, items: Iterable[T], what: str, total: int, done: int) -> Iterator[T]:
+        began = said = time.monotonic()
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % _OFTEN == 0 and time.monotonic() - said >= _PATIENCE:
+                said = time.monotonic()
+                rate = number / (said - began)
+                left = clock((total - done - number) / rate)
+                self.say(f"{what}: {done + number:,} of {total:,}, {rate:,.0f} per second, {left} left")
 
     def start_training(self, total_steps: int) -> None:
         """Show progress from now on."""

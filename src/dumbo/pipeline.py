@@ -9,8 +9,7 @@ from pathlib import Path
 from dumbo import plugin_loader as hooks
 from dumbo.configure import Configured, configure
 from dumbo.console import Console, clock
-from dumbo.data.build import build_datasets
-from dumbo.data.sources import read_sources
+from dumbo.data.prepared import preparation_of
 from dumbo.errors import ConfigError, Interrupted
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
@@ -34,12 +33,13 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
     config, plugins = configured.config, configured.plugins
     console.say(f"{configured.source.file}: {', '.join(plugin.name for plugin in plugins.found)}")
     with open_run(configured, console, launch) as run:
-        run.start(read_sources(config, plugins))
+        preparation = preparation_of(config)
+        run.start(preparation.read(config, plugins))
         model = run.load_model()
         tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
         model = run.fit_embeddings(model, tokenizer)
         model = run.patch_model(model)
-        datasets = run.keep(model, tokenizer, build_datasets(run.sources, config, plugins, model, tokenizer, console))
+        datasets = run.build_datasets(model, tokenizer, preparation)
         collator = run.build_collator(tokenizer) or datasets.padding_collator
         job = Job(
             config=config,

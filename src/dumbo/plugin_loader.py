@@ -70,6 +70,9 @@ class BasePlugin:
     consumes: ClassVar[frozenset[str] | None] = None
     """Keys of the core's sections that its seat reads, e.g. `{"model.dtype"}`; others in the seat's charge are refused.
     None: what the hook reads is watched, and a key that the user wrote and the hook did not read is an error."""
+    cache_version: ClassVar[str | None] = None
+    """Of a plugin that reads rows or makes records, tokens or labels of them: to be changed whenever it makes others of
+    the same. None: nothing that it makes is kept in the cache, as nobody could tell when that is out of date."""
     yields: ClassVar[frozenset[type]] = frozenset()
     """Seats (interface classes) that it leaves to another plugin that claims them."""
 

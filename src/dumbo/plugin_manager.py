@@ -11,7 +11,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, DumboError, PluginError, Problem
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_interfaces import INTERFACES, Interface
-from dumbo.plugin_loader import BasePlugin, Services
+from dumbo.plugin_loader import BasePlugin, ReaderPlugin, Services
 from dumbo.plugin_results import check_result, shown
 from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
 
@@ -97,11 +97,11 @@ class PluginManager:
 
     def call_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Any:
         """Call the hook of the plugin whose `table` (`readers`, `data_formats`, `train_formats`) has `name`."""
-        return self._call(self._provider(interface, table, name), _interface(interface).hook, *arguments)
+        return self._call(self.found_provider(interface, table, name), _interface(interface).hook, *arguments)
 
     def iterate_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Iterator[Any]:
         """As `call_provider`, for a hook that yields: what it raises on the way is blamed on the plugin too."""
-        found, hook = self._provider(interface, table, name), _interface(interface).hook
+        found, hook = self.found_provider(interface, table, name), _interface(interface).hook
         with _blaming(found, hook):
             rows = getattr(self._instances[found.name], hook)(*arguments)
             check_result(found.name, _interface(interface), rows)
@@ -109,14 +109,24 @@ class PluginManager:
 
     def provider(self, interface: type[BasePlugin], table: str, name: str) -> str:
         """The name of the plugin whose `table` has `name`."""
-        return self._provider(interface, table, name).name
+        return self.found_provider(interface, table, name).name
+
+    def fingerprint(self, reader: str, options: Any) -> str | None:
+        """What the reader of that name calls the rows of an entry; None where it calls them nothing."""
+        found = self.found_provider(ReaderPlugin, "readers", reader)
+        instance = self._instances[found.name]
+        if not hasattr(instance, "fingerprint"):
+            return None
+        with _blaming(found, "fingerprint"):
+            made: str | None = instance.fingerprint(options)
+        return made
 
     def guarded(
         self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], R], kind: Any, words: str
     ) -> Callable[[T], R]:
         """A function that `call_provider` returned; what it raises is blamed on the plugin that made it, and so is what
         it returns and is no `kind`, which is called `words`."""
-        found, what = self._provider(interface, table, name), f"what {_interface(interface).hook} returned"
+        found, what = self.found_provider(interface, table, name), f"what {_interface(interface).hook} returned"
 
         def call(item: T) -> R:
             with _blaming(found, what):
@@ -131,7 +141,7 @@ class PluginManager:
         self, interface: type[BasePlugin], table: str, name: str, function: Callable[[T], Iterator[R]]
     ) -> Callable[[T], Iterator[R]]:
         """As `guarded`, for a function that yields."""
-        found, what = self._provider(interface, table, name), f"what {_interface(interface).hook} returned"
+        found, what = self.found_provider(interface, table, name), f"what {_interface(interface).hook} returned"
 
         def call(item: T) -> Iterator[R]:
             with _blaming(found, what):
@@ -143,7 +153,8 @@ class PluginManager:
         """The one plugin in a seat."""
         return self._instances[serving(_interface(interface), self.found)[0].name]
 
-    def _provider(self, interface: type[BasePlugin], table: str, name: str) -> FoundPlugin:
+    def found_provider(self, interface: type[BasePlugin], table: str, name: str) -> FoundPlugin:
+        """The plugin whose `table` has `name`."""
         plugins = serving(_interface(interface), self.found)
         return next(plugin for plugin in plugins if name in getattr(plugin.type, table, {}))
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from dumbo.blame import describe, describe_exit
 from dumbo.configure import Configured
 from dumbo.console import Console
-from dumbo.data.build import Datasets
 from dumbo.data.sources import Source
 from dumbo.errors import ConfigError, DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
@@ -38,7 +37,9 @@ from dumbo.summary import Summary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dumbo.data.build import Datasets
     from dumbo.data.dataset import TokenDataset
+    from dumbo.data.preparing import Preparation
     from dumbo.inference.generate import TextGenerator
     from dumbo.job import Collator, Evaluator, Loss
 
@@ -136,8 +137,23 @@ class OpenRun:
         kept = ["part", "trainable", *(["frozen"] if total["frozen"] else [])]
         self.console.table(kept, [[row[name] for name in kept] for row in [*rows, {"part": "all", **total}]])
 
-    def keep(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, datasets: Datasets) -> Datasets:
-        """Remember what plugins may ask for from now on; the datasets come back as they are."""
+    def build_datasets(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preparation: Preparation
+    ) -> Datasets:
+        """What is trained and evaluated on; from now on plugins may ask for it, and for the model.
+
+        Raises:
+            DataError: rows that cannot be used, unless the configuration says what to do with them.
+        """
+        from dumbo.bridge.embeddings import embedding_rows
+        from dumbo.data.build import build_datasets
+        from dumbo.data.lengths import sequence_length
+        from dumbo.data.preparing import prepare_sources
+
+        config, plugins = self.configured.config, self.configured.plugins
+        encoded = prepare_sources(preparation, self.sources, plugins, tokenizer, embedding_rows(model), self.console)
+        limit, pad = sequence_length(config, model), tokenizer.pad_token_id
+        datasets = build_datasets(self.sources, encoded, config, plugins, limit, pad, self.console)
         self.summary.note("data", datasets.table)
         self.held_out = datasets.evaluation
         self._trained = (model, tokenizer)

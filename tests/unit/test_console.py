@@ -53,7 +53,7 @@ def test_the_last_step_has_no_time_left():
 def test_in_a_pipe_nothing_is_drawn_over():
     def everything(console):
         console.say("with [brackets] and ünïcode")
-        assert list(console.track([1, 2, 3], "counting")) == [1, 2, 3]
+        assert list(console.track([1, 2, 3], "counting", 3)) == [1, 2, 3]
         training(console)
         console.close("finished")
 
@@ -65,7 +65,7 @@ def test_in_a_pipe_nothing_is_drawn_over():
 
 def test_on_a_terminal_there_is_a_bar_with_the_loss():
     def run(console):
-        assert list(console.track([1, 2, 3], "counting")) == [1, 2, 3]
+        assert list(console.track([1, 2, 3], "counting", 3)) == [1, 2, 3]
         console.say("with [brackets]")
         training(console)
 
@@ -91,7 +91,7 @@ def test_other_ranks_print_nothing():
     def everything(console):
         console.say("a line")
         console.table(["a"], [[1]])
-        assert list(console.track([1, 2], "counting")) == [1, 2]
+        assert list(console.track([1, 2], "counting", 2)) == [1, 2]
         training(console)
 
     assert printed(everything, enabled=False) == ""

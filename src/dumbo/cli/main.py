@@ -18,6 +18,8 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "init": "write a first configuration, from a few questions",
         "train": "train what a configuration file describes (the verb may be left out)",
         "check": "check a configuration without training; --rows makes tokens of some data too",
+        "preprocess": "make tokens and labels of all rows; --output writes them for another machine",
+        "cache": "list or remove the tokens and labels that are kept",
         "inspect": "show rows as they are trained, and what is strange about them",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _top_level(words: Sequence[str]) -> int:
     """`dumbo`, `dumbo --help`, `dumbo --version`."""
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{summary}" for verb, summary in VERBS.items())
     parser = Parser(
         prog="dumbo",
         usage="dumbo VERB ...  |  dumbo CONFIG.yaml [KEY=VALUE ...]",

@@ -107,6 +107,12 @@ class DataSection(Section):
     sequence of `batch_size` is then a packed one."""
     group_by_length: bool = False
     """Make steps of rows of similar lengths, 50 steps at a time: less padding, and less chance in the order of rows."""
+    cache: bool | Annotated[str, Field(min_length=1)] = True
+    """Keep tokens and labels of each source, so that they are made once: in `$DUMBO_CACHE`, by default
+    `~/.cache/dumbo`, or in the folder that is named here; false keeps nothing."""
+    prepared: Annotated[str, Field(min_length=1)] | None = None
+    """A folder that `dumbo preprocess CONFIG --output FOLDER` has written: tokens and labels are taken from it, and the
+    sources are not read."""
     on_bad_row: Literal["error", "drop"] = "error"
     """Rows that cannot be used: stop and name them, or leave them out and count them."""
     shuffle: bool = True

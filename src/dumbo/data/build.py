@@ -1,4 +1,4 @@
-"""Records made into the sets to train and to evaluate on."""
+"""Tokenised sources made into the sets to train and to evaluate on."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Any
 from dumbo.console import Console
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.dataset import TokenDataset
-from dumbo.data.encoded import EncodedRows, RowWriter
+from dumbo.data.encoded import EncodedRows
 from dumbo.data.holding_out import choose_held_out, first_of_each
-from dumbo.data.lengths import fit_lengths, sequence_length
+from dumbo.data.lengths import fit_lengths
 from dumbo.data.mixing import Mixture, mix
-from dumbo.data.records import Example
 from dumbo.data.sequences import PackedRows, Sequences, SingleRows
-from dumbo.data.source_encoder import SourceEncoder, common_template
 from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
-from dumbo.errors import DataError, RunError
+from dumbo.errors import RunError
 from dumbo.plugin_loader import DatasetPlugin
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from dumbo.config.schema import RunConfig
     from dumbo.plugin_manager import PluginManager
 
@@ -44,22 +40,20 @@ class Datasets:
 
 def build_datasets(
     sources: Sequence[Source],
+    encoded: Sequence[EncodedRows],
     config: RunConfig,
     plugins: PluginManager,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    pad_token_id: int,
     console: Console,
 ) -> Datasets:
-    """Make tokens and labels of all records, hold rows out for evaluation, and print a table of the sources.
+    """Hold rows out for evaluation, cut those over `limit` tokens as the configuration wants, plan what is trained
+    together, and print a table of the sources, of which `encoded` has the tokens.
 
     Raises:
-        DataError: rows that cannot be used, or that are too long, unless the configuration says what to do with them.
+        DataError: rows that are too long, unless the configuration says what to do with them.
     """
     data = config.trainer.data
-    limit = sequence_length(config, model)
-    encoders = [SourceEncoder(source, plugins, tokenizer, _num_embeddings(model)) for source in sources]
-    _keep_template(encoders, tokenizer)
-    encoded = [encode_source(*pair, console) for pair in zip(sources, encoders, strict=True)]
     kept = first_of_each(encoded, config.datasets) if data.deduplicate else [None] * len(encoded)
     held_out = choose_held_out(encoded, kept, config)
     train: list[TokenDataset] = []
@@ -83,47 +77,8 @@ def build_datasets(
     table = add_shares(table, train_set, mixture, config)
     print_sources(table, limit, sources, console)
     sequences = _sequences(train_set, mixture, limit, config)
-    padding, packing = PaddingCollator(tokenizer.pad_token_id), PackedCollator() if data.packing else None
+    padding, packing = PaddingCollator(pad_token_id), PackedCollator() if data.packing else None
     return Datasets(train_set, sequences, evaluation_set if len(evaluation_set) else None, padding, packing, table)
-
-
-def encode_source(source: Source, encoder: SourceEncoder, console: Console) -> EncodedRows:
-    """Tokens and labels of a source's records.
-
-    Raises:
-        DataError: rows that cannot be used, unless the configuration drops them.
-    """
-    for warning in encoder.warnings:
-        console.say(f"warning: {source.label}: {warning}")
-    writer = RowWriter()
-    for _, result in encoder.encode(console.track(source.records, f"tokenising {source.label}")):
-        try:
-            if not isinstance(result, Example):
-                raise result
-            writer.add(result)
-        except DataError as error:
-            source.note_bad(error)
-            if source.has_seen_enough:
-                break
-    rows = writer.finish()
-    source.settle(len(rows.dataset))
-    return rows
-
-
-def _keep_template(encoders: Sequence[SourceEncoder], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer the chat template that its rows are written by, so that it is saved with the model."""
-    template, own = common_template(encoders), tokenizer.chat_template
-    if template and template != (own.get("default") if isinstance(own, dict) else own):
-        tokenizer.chat_template = template
-
-
-def _num_embeddings(model: PreTrainedModel) -> int | None:
-    """How many tokens the model knows, where it can tell."""
-    try:
-        weight: Any = model.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError):
-        return None
-    return int(weight.shape[0])
 
 
 def _mixture(dataset: TokenDataset, config: RunConfig) -> Mixture:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -35,6 +37,9 @@ class EncodedRows:
     """
     counts: Counter[str]
     """What the train format counted on its way."""
+    largest_token: int = -1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What was said when they were written."""
 
     def is_same(self, index: int, other: EncodedRows, at: int) -> bool:
         """Whether row `index` has the tokens and labels of row `at` of `other`."""
@@ -49,16 +54,52 @@ class EncodedRows:
 
 @dataclass
 class RowWriter:
-    """Takes examples one after the other and gathers them in blocks: in files of `folder`, where it is given."""
+    """Takes examples one after the other and gathers them in blocks: in files of `folder`, where it is given.
+
+    What is flushed to a folder is safe: `resumed` goes on behind it, however the writer before has ended.
+    """
 
     folder: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was said at the last flush; of a writer that goes on, by the one before."""
     _blocks: list[TokenBlock] = field(default_factory=list)
     _rows: list[NDArray[np.void]] = field(default_factory=list)
+    """The rows of each block, where they are not in files."""
     _files: dict[str, int] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
     _tokens: array[int] = field(default_factory=lambda: array("i"))
     _trained: bytearray = field(default_factory=bytearray)
     _open_rows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    _rows_per_block: list[int] = field(default_factory=list)
+    _largest: int = -1
+
+    @classmethod
+    def resumed(cls, folder: Path) -> RowWriter:
+        """A writer that goes on behind what is whole in `folder`; from the beginning, where nothing is."""
+        writer = cls(folder)
+        try:
+            facts: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            rows = _file_of_rows(folder)
+            os.truncate(rows, sum(facts["rows_per_block"]) * _row_type().itemsize)
+            _open(folder, facts)
+        except (OSError, ValueError, KeyError, TypeError):
+            for file in folder.iterdir():
+                file.unlink()
+            return writer
+        writer.facts, writer._largest = facts["facts"], facts["largest"]
+        writer._files = {name: number for number, name in enumerate(facts["files"])}
+        writer._counts, writer._rows_per_block = Counter(facts["counts"]), facts["rows_per_block"]
+        return writer
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to flush."""
+        return len(self._tokens) >= BLOCK_TOKENS
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that were added."""
+        return sum(self._rows_per_block) + len(self._open_rows)
 
     def add(self, example: Example) -> None:
         """Append an example.
@@ -81,66 +122,93 @@ class RowWriter:
         file = self._files.setdefault(example.origin.source, len(self._files))
         self._open_rows.append((len(ids), file, example.origin.row, digest))
         if example.counts:
-            self._counts.update(example.counts)
-        if len(self._tokens) >= BLOCK_TOKENS:
-            self._close_block()
+            self.add_counts(example.counts)
 
-    def finish(self) -> EncodedRows:
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add to what the train format counted on its way."""
+        self._counts.update(counts)
+
+    def flush(self, facts: Mapping[str, Any]) -> None:
+        """Close the block; with a folder, what was added up to now is in it, and `facts` with it."""
+        import numpy as np
+
+        self.facts = dict(facts)
+        if self._open_rows:
+            tokens, trained = np.frombuffer(self._tokens, np.int32), np.frombuffer(self._trained, np.bool_)
+            rows = np.array(self._open_rows, _row_type())
+            self._largest = max(self._largest, int(tokens.max()))
+            if self.folder is None:
+                self._blocks.append(TokenBlock(tokens, trained))
+                self._rows.append(rows)
+            else:
+                number = len(self._rows_per_block)
+                _write(_file(self.folder, number, "tokens"), tokens)
+                _write(_file(self.folder, number, "trained"), trained)
+                _write(_file_of_rows(self.folder), rows, "ab")
+            self._rows_per_block.append(len(rows))
+            self._tokens, self._trained, self._open_rows = array("i"), bytearray(), []
+        if self.folder is not None:
+            written = {
+                "rows_per_block": self._rows_per_block,
+                "files": list(self._files),
+                "counts": dict(self._counts),
+                "largest": self._largest,
+                "facts": self.facts,
+            }
+            partial = self.folder / f"{_FACTS}.partial"
+            partial.write_text(json.dumps(written), encoding="utf-8")
+            partial.replace(self.folder / _FACTS)
+
+    def finish(self, facts: Mapping[str, Any]) -> EncodedRows:
         """What was added; with a folder, everything that `read_rows` needs is in it."""
         import numpy as np
 
-        self._close_block()
+        self.flush(facts)
         if self.folder is not None:
-            facts = {"blocks": len(self._blocks), "files": list(self._files), "counts": dict(self._counts)}
-            (self.folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-        rows = np.concatenate([*self._rows, np.zeros(0, _row_type())])
-        return _encoded(self._blocks, self._rows, tuple(self._files), rows, self._counts)
-
-    def _close_block(self) -> None:
-        import numpy as np
-
-        if not self._open_rows:
-            return
-        tokens, trained = np.frombuffer(self._tokens, np.int32), np.frombuffer(self._trained, np.bool_)
-        block, rows = TokenBlock(tokens, trained), np.array(self._open_rows, _row_type())
-        if self.folder is not None:
-            number = len(self._blocks)
-            tokens.tofile(_file(self.folder, number, "tokens"))
-            trained.tofile(_file(self.folder, number, "trained"))
-            rows.tofile(_file(self.folder, number, "rows"))
-            block = _map_block(self.folder, number)
-        self._blocks.append(block)
-        self._rows.append(rows)
-        self._tokens, self._trained, self._open_rows = array("i"), bytearray(), []
+            return read_rows(self.folder)
+        lengths = [rows["length"] for rows in self._rows]
+        whole = np.concatenate([*self._rows, np.zeros(0, _row_type())])
+        dataset = TokenDataset.of_blocks(self._blocks, lengths)
+        return EncodedRows(dataset, tuple(self._files), whole, self._counts, self._largest, self.facts)
 
 
 def read_rows(folder: Path) -> EncodedRows:
     """What a `RowWriter` left in `folder`; the tokens stay in their files until they are used.
 
     Raises:
-        OSError, ValueError, KeyError: there is something else in it.
+        OSError, ValueError, KeyError, TypeError: there is something else in it.
     """
+    return _open(folder, json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+
+
+def _open(folder: Path, facts: Mapping[str, Any]) -> EncodedRows:
     import numpy as np
 
-    facts: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    numbers = range(facts["blocks"])
-    blocks = [_map_block(folder, number) for number in numbers]
-    rows = [np.fromfile(_file(folder, number, "rows"), _row_type()) for number in numbers]
-    for block, of_block in zip(blocks, rows, strict=True):
-        if not len(block.tokens) == len(block.trained) == of_block["length"].sum():
+    counts: list[int] = facts["rows_per_block"]
+    rows: Any = np.zeros(0, _row_type())
+    if sum(counts):
+        rows = np.memmap(_file_of_rows(folder), _row_type(), "r")
+    if len(rows) != sum(counts):
+        raise ValueError("there are not as many rows as there should be")
+    lengths = np.split(rows["length"], np.cumsum(counts)[:-1]) if counts else []
+    blocks = [_map_block(folder, number) for number in range(len(counts))]
+    for block, of_block in zip(blocks, lengths, strict=True):
+        if not len(block.tokens) == len(block.trained) == of_block.sum():
             raise ValueError("the files do not fit together")
-    whole = np.concatenate([*rows, np.zeros(0, _row_type())])
-    return _encoded(blocks, rows, tuple(facts["files"]), whole, Counter(facts["counts"]))
+    dataset = TokenDataset.of_blocks(blocks, lengths)
+    return EncodedRows(dataset, tuple(facts["files"]), rows, Counter(facts["counts"]), facts["largest"], facts["facts"])
 
 
-def _encoded(
-    blocks: list[TokenBlock],
-    rows: list[NDArray[np.void]],
-    files: tuple[str, ...],
-    whole: NDArray[np.void],
-    counts: Counter[str],
-) -> EncodedRows:
-    return EncodedRows(TokenDataset.of_blocks(blocks, [part["length"] for part in rows]), files, whole, counts)
+def _write(file: Path, values: NDArray[Any], mode: str = "wb") -> None:
+    """Write and wait for the disk: what is said to be there must be there after a power cut too."""
+    with file.open(mode) as stream:
+        values.tofile(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _file_of_rows(folder: Path) -> Path:
+    return folder / "rows"
 
 
 def _map_block(folder: Path, number: int) -> TokenBlock:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dumbo.data.sequences import PackedRows
+
 if TYPE_CHECKING:
+    from dumbo.config.arguments import TrainerArguments
     from dumbo.data.sequences import EpochSequences, Sequences
 
 FILLER = -1
@@ -75,3 +79,16 @@ class BatchPlan:
             for step in steps:
                 for first in range(0, len(step), at_once):
                     yield step[first : first + at_once].tolist()
+
+
+def describe_plan(plan: BatchPlan, arguments: TrainerArguments) -> str:
+    """How many steps there will be, of how many tokens, and how much of them is padding."""
+    per_epoch = plan.steps_per_epoch
+    total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
+    tokens = int(plan.sequences.of_epoch(0).lengths.sum())
+    if isinstance(plan.sequences, PackedRows):
+        rows, count = len(plan.sequences.mixture), len(plan.sequences)
+        filled = f"{rows:,} rows packed into {count:,} sequences, {plan.sequences.fullness:.1%} full"
+    else:
+        filled = f"{plan.padding_share():.0%} padding"
+    return f"{per_epoch:,} steps per epoch, {total:,} in all; {tokens:,} tokens per epoch; {filled}"

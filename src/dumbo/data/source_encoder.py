@@ -45,13 +45,18 @@ class SourceEncoder:
         with placed(source.index, "train_format"):
             made = plugins.call_provider(*provider, options, tokenizer)
         self.plugin = plugins.provider(*provider)
-        self.index, self._num_embeddings = source.index, num_embeddings
+        self.index, self.num_embeddings = source.index, num_embeddings
         self._encode: Callable[[Record], Example] = plugins.guarded(*provider, made, Example, "an Example")
         self.formatter: TrainFormatter | None = made if isinstance(made, TrainFormatter) else None
         """What else the format can do, where it is more than a function."""
         if self.formatter is not None:
             self._encode_batches = plugins.guarded_iterator(*provider[:2], options.type, self.formatter.encode_batches)
             self._explain = plugins.guarded(*provider, self.formatter.explain, Explanation, "an Explanation")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that rows are written by, where it is not the tokenizer's own."""
+        return self.formatter.chat_template if self.formatter is not None else None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -116,7 +121,7 @@ class SourceEncoder:
         """The result, its numbers packed: lists of a large data set would not fit into memory."""
         if isinstance(result, DataError):
             return result
-        fault = example_fault(result, self._num_embeddings)
+        fault = example_fault(result, self.num_embeddings)
         if fault:
             return record.origin.error(f"the plugin '{self.plugin}' made an example with {fault}")
         return Example(array("i", result.input_ids), array("i", result.labels), result.origin, result.counts)
@@ -128,8 +133,7 @@ def common_template(encoders: Sequence[SourceEncoder]) -> str | None:
     Raises:
         ConfigError: two sources have different ones: the model is saved with one, and inference has no other.
     """
-    found = [(encoder.index, encoder.formatter.chat_template) for encoder in encoders if encoder.formatter is not None]
-    chosen = [(index, template) for index, template in found if template]
+    chosen = [(encoder.index, encoder.chat_template) for encoder in encoders if encoder.chat_template]
     for index, template in chosen[1:]:
         if template != chosen[0][1]:
             path = ("datasets", index, "train_format")

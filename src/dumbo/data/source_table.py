@@ -31,7 +31,7 @@ def source_row(
         "tokens": fitted.dataset.num_tokens,
         "trained": fitted.dataset.num_supervised,
         "held_out": held_out,
-        "bad": source.num_bad,
+        "bad": source.bad.count,
         "duplicates": 0 if kept is None else int((~kept).sum()),
         "too_long": fitted.too_long,
         "emptied": fitted.emptied,
@@ -68,7 +68,7 @@ def print_sources(
     console.table([name.replace("_", " ") for name in kept], [[row.get(name, 0) for name in kept] for row in shown])
     if limit is not None:
         console.say(f"sequences of up to {limit} tokens")
-    dropped = [problem for source in sources for problem in source.bad_rows]
+    dropped = [problem for source in sources for problem in source.bad.problems]
     if dropped:
-        total = sum(source.num_bad for source in sources)
+        total = sum(source.bad.count for source in sources)
         console.say(f"dropped {total} bad row{'s' if total > 1 else ''}; the first: {str(dropped[0]).splitlines()[0]}")

@@ -1,14 +1,16 @@
-"""The entries under `datasets:` read into records, before any model loads."""
+"""The entries under `datasets:` and their rows as records: all are gone through before any model loads."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import DataFormat, Origin, Record, Row
+from dumbo.data.bad_rows import BadRows
+from dumbo.data.fingerprints import rows_key
+from dumbo.data.records import DataFormat, Origin, Record, Row, texts_of
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import DataFormatPlugin, ReaderPlugin
 from dumbo.plugin_results import shown
@@ -16,10 +18,29 @@ from dumbo.redact import redact_text
 
 if TYPE_CHECKING:
     from dumbo.config.schema import DatasetEntry, RunConfig
+    from dumbo.data.store import Store
     from dumbo.plugin_manager import PluginManager
 
-_MOST_BAD_ROWS = 1000
-"""Bad rows that are kept for messages. Where they are errors, reading stops there: they are enough to see a pattern."""
+_KEPT_RECORDS, _KEPT_CHARACTERS = 10_000, 1 << 26
+"""Records of a source that stay in memory, and their characters; a source with more of them is read again."""
+
+
+class Records:
+    """The records of a source, as often as they are asked for: from memory if they are few, else from the reader."""
+
+    def __init__(self, read: Callable[[], Iterator[Record]], kept: list[Record] | None, count: int | None) -> None:
+        """`read` yields them all; `count` is how many there are, if that is known."""
+        self._read, self._kept, self._count = read, kept, count
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records, in the order of the reader."""
+        return iter(self._kept) if self._kept is not None else self._read()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        if self._count is None:
+            self._count = sum(1 for _ in self)
+        return self._count
 
 
 def paths_of(entry: DatasetEntry) -> list[str]:
@@ -34,11 +55,10 @@ class Source:
 
     entry: DatasetEntry
     index: int
-    stops_early: bool
-    """Whether bad rows are errors, so that there is no point in finding all of them."""
-    records: list[Record] = field(default_factory=list)
-    bad_rows: list[Problem] = field(default_factory=list)
-    num_bad: int = 0
+    bad: BadRows
+    records: Records
+    key: str | None = None
+    """What its records are kept under; None where nothing of it is kept."""
 
     @property
     def label(self) -> str:
@@ -46,36 +66,24 @@ class Source:
         first, *others = paths_of(self.entry) or [f"datasets.{self.index}"]
         return redact_text(first) + (f" and {len(others)} more" if others else "")
 
-    @property
-    def has_seen_enough(self) -> bool:
-        """Whether there are so many bad rows that the others need not be looked at."""
-        return self.stops_early and self.num_bad >= _MOST_BAD_ROWS
-
-    def note_bad(self, error: DataError) -> None:
-        """Count bad rows, and keep the first of them for messages."""
-        self.num_bad += len(error.problems)
-        self.bad_rows += error.problems[: _MOST_BAD_ROWS - len(self.bad_rows)]
-
     def convert(self, items: Iterable[Any], function: Any) -> Iterator[Any]:
         """`function` of every item; those for which it raises a DataError are noted as bad rows."""
-        for item in items:
-            try:
-                yield function(item)
-            except DataError as error:
-                self.note_bad(error)
-                if self.has_seen_enough:
-                    return
+        yield from _converted(items, function, self.bad)
 
     def settle(self, left: int) -> None:
         """Raise where bad rows are errors, or where none of the rows is `left`."""
-        if self.bad_rows and (self.stops_early or not left):
-            raise DataError(self.bad_rows)
+        if self.bad.count and (self.bad.stops_early or not left):
+            raise DataError(self.bad.problems)
         if not left:
             raise ConfigError([Problem("has no rows", ("datasets", self.index))])
 
 
-def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = None) -> list[Source]:
-    """Read every source (its first `limit` rows) into records.
+def read_sources(
+    config: RunConfig, plugins: PluginManager, limit: int | None = None, store: Store | None = None
+) -> list[Source]:
+    """Go through every source (its first `limit` rows), so that each row is known to become a record.
+
+    A source of which the `store` knows that is not read before somebody asks for its records.
 
     Raises:
         DataError: rows that cannot be used, unless `on_bad_row` drops them; a source without any row.
@@ -83,23 +91,83 @@ def read_sources(config: RunConfig, plugins: PluginManager, limit: int | None = 
     sources = []
     stops_early = config.trainer.data.on_bad_row == "error"
     for index, entry in enumerate(config.datasets):
-        source = read_source(Source(entry, index, stops_early), plugins, limit)
+        key = None
+        if store is not None and limit is None:
+            with placed(index):
+                key = rows_key(entry, plugins)
+        facts = store.find_rows(key) if store is not None and key is not None else None
+        if facts is not None and facts["bad"] and stops_early:
+            facts = None  # It was read by somebody who drops them.
+        source = read_source(entry, index, plugins, stops_early=stops_early, limit=limit, facts=facts)
+        source.key = key
         source.settle(len(source.records))
+        if store is not None and key is not None and facts is None:
+            store.note_rows(key, {"records": len(source.records), **source.bad.as_facts()})
         sources.append(source)
     return sources
 
 
-def read_source(source: Source, plugins: PluginManager, limit: int | None = None) -> Source:
-    """Read the rows of a source (the first `limit`) into records, and note those that cannot be used."""
-    options = source.entry.data_format
-    with placed(source.index, "data_format"):
-        to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
-    words = "a record"
-    to_record = plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
-    with placed(source.index):
-        rows = _rows(source.entry, plugins)
-        source.records = list(source.convert(itertools.islice(rows, limit), to_record))
-    return source
+def read_source(
+    entry: DatasetEntry,
+    index: int,
+    plugins: PluginManager,
+    *,
+    stops_early: bool,
+    limit: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Source:
+    """Go through the rows of an entry (the first `limit`) and note those that cannot be used; or take the `facts` of
+    somebody who has."""
+    bad = BadRows(stops_early)
+    opened = _Opened(entry, index, plugins, limit)
+    if facts is not None:
+        bad.add_facts(facts)
+        return Source(entry, index, bad, Records(opened.again, None, facts["records"]))
+    kept: list[Record] | None = []
+    count = characters = 0
+    for record in opened.read(bad):
+        count += 1
+        if kept is not None:
+            kept.append(record)
+            characters += sum(map(len, texts_of(record)))
+            if count > _KEPT_RECORDS or characters > _KEPT_CHARACTERS:
+                kept = None
+    return Source(entry, index, bad, Records(opened.again, kept, count))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An entry that may be read any number of times."""
+
+    entry: DatasetEntry
+    index: int
+    plugins: PluginManager
+    limit: int | None
+
+    def read(self, bad: BadRows) -> Iterator[Record]:
+        """All records; rows that become none are noted."""
+        options, plugins = self.entry.data_format, self.plugins
+        with placed(self.index, "data_format"):
+            to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
+        words = "a record"
+        to_record = plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
+        with placed(self.index):
+            rows = _rows(self.entry, plugins)
+            yield from _converted(itertools.islice(rows, self.limit), to_record, bad)
+
+    def again(self) -> Iterator[Record]:
+        """All records; the bad rows are known."""
+        return self.read(BadRows(stops_early=False))
+
+
+def _converted(items: Iterable[Any], function: Any, bad: BadRows) -> Iterator[Any]:
+    for item in items:
+        try:
+            yield function(item)
+        except DataError as error:
+            bad.note(error)
+            if bad.are_enough:
+                return
 
 
 def _rows(entry: DatasetEntry, plugins: PluginManager) -> Iterator[Row]:

@@ -52,11 +52,12 @@ def group_reasons(problems: Iterable[Problem]) -> list[Reason]:
 
 def bad_row_anomalies(source: Source) -> list[Anomaly]:
     """The bad rows of a source, where it has some, with their reasons."""
-    if not source.num_bad:
+    if not source.bad.count:
         return []
-    some = f" (reasons of the first {count(len(source.bad_rows))})" if len(source.bad_rows) < source.num_bad else ""
-    message = f"{rows(source.num_bad)} that cannot be used{some}"
-    return [Anomaly(source.label, message, tuple(str(reason) for reason in group_reasons(source.bad_rows)))]
+    problems, total = source.bad.problems, source.bad.count
+    some = f" (reasons of the first {count(len(problems))})" if len(problems) < total else ""
+    message = f"{rows(total)} that cannot be used{some}"
+    return [Anomaly(source.label, message, tuple(str(reason) for reason in group_reasons(problems)))]
 
 
 def find_anomalies(source: Source, tally: Tally, warnings: Sequence[str]) -> list[Anomaly]:

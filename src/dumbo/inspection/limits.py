@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 _LIMIT = "max_position_embeddings"
 
 
-def known_limit(config: RunConfig) -> int | None:
-    """The longest row in tokens that is no error: what the configuration says, or the model by its own.
+def likely_limit(config: RunConfig) -> int | None:
+    """The longest row in tokens: what the configuration says, or the model by its own; None where nothing is known
+    before the model is there: of models on the hub, and of types whose default it is."""
+    wanted = config.trainer.data.sequence_length
+    return wanted if wanted is not None else _positions(config)
 
-    None where longer rows are cut or dropped, and where nothing is known before the model is there: of models on the
-    hub, and of types whose default it is.
-    """
-    data = config.trainer.data
-    if data.too_long != "error":
-        return None
-    return data.sequence_length if data.sequence_length is not None else _positions(config)
+
+def known_limit(config: RunConfig) -> int | None:
+    """The longest row in tokens that is no error; None where longer rows are cut or dropped, or nothing is known."""
+    return likely_limit(config) if config.trainer.data.too_long == "error" else None
 
 
 def _positions(config: RunConfig) -> int | None:

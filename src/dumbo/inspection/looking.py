@@ -37,12 +37,12 @@ class Sums:
 
     def bad_rows(self, limit: int) -> list[ShownRow]:
         """The first bad rows of the sources, in the order of their files."""
-        return [row for source in self.sources for row in show_bad_rows(source.bad_rows)][:limit]
+        return [row for source in self.sources for row in show_bad_rows(source.bad.problems)][:limit]
 
     @property
     def num_bad(self) -> int:
         """All bad rows."""
-        return sum(source.num_bad for source in self.sources)
+        return sum(source.bad.count for source in self.sources)
 
 
 class Inspection:
@@ -85,7 +85,7 @@ class Inspection:
         bad: list[Anomaly] = []
         strange: list[Anomaly] = []
         for source, encoder in zip(self._sources, self._encoders, strict=True):
-            records = self._console.track(source.records, f"reading {source.label}")
+            records = self._console.track(source.records, f"reading {source.label}", len(source.records))
             tally = tally_source(
                 source, encoder, self._tokenizer, records=records, explained=EXPLAINED, limit=self._limit
             )

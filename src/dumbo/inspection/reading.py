@@ -32,9 +32,9 @@ class SourceShelf:
             DumboError: its rows cannot be read at all, or it has none.
         """
         if index not in self._read:
-            source = Source(self._config.datasets[index], index, stops_early=False)
-            self._read[index] = read_source(source, self._plugins)
-            if not source.num_bad:
+            source = read_source(self._config.datasets[index], index, self._plugins, stops_early=False)
+            self._read[index] = source
+            if not source.bad.count:
                 source.settle(len(source.records))
         return self._read[index]
 
@@ -78,13 +78,13 @@ def bind_services(
 def rows_numbered(source: Source, number: int) -> tuple[list[Record], list[Problem]]:
     """The records and the bad rows of a source whose row has this number, as messages show it."""
     records = [record for record in source.records if record.origin.row == number]
-    return records, [problem for problem in source.bad_rows if problem.place and problem.place.line == number]
+    return records, [problem for problem in source.bad.problems if problem.place and problem.place.line == number]
 
 
 def missing_row(number: int, sources: Sequence[Source]) -> DumboError:
     """The error for a row that no source has, with those that there are."""
     places = [(record.origin.source, record.origin.row) for source in sources for record in source.records]
-    places += [(p.place.file, p.place.line) for source in sources for p in source.bad_rows if p.place]
+    places += [(p.place.file, p.place.line) for source in sources for p in source.bad.problems if p.place]
     ranges = []
     for file, group in itertools.groupby(sorted(places), key=lambda place: place[0]):
         numbers = [line for _, line in group]

@@ -37,7 +37,7 @@ def message_table(row: ShownRow) -> Table:
 def sum_tables(tallies: Sequence[tuple[Source, Tally]]) -> list[Table]:
     """The sums of each source: rows and tokens, what its train format counted, and its messages by role."""
     header = ("source", "rows", "bad rows", "tokens", "trained", "longest")
-    lines = tuple((s.label, t.rows, s.num_bad, t.tokens, percent(t.share), t.longest) for s, t in tallies)
+    lines = tuple((s.label, t.rows, s.bad.count, t.tokens, percent(t.share), t.longest) for s, t in tallies)
     tables = [Table("Sources", header, lines)]
     counted = tuple(line for source, tally in tallies for line in _count_lines(source, tally))
     if counted:

@@ -10,6 +10,8 @@ import yaml
 from dumbo.configure import configure
 from dumbo.console import Console
 from dumbo.data.build import build_datasets
+from dumbo.data.lengths import sequence_length
+from dumbo.data.preparing import FromReaders, prepare_sources
 from dumbo.data.sources import read_sources
 from dumbo.errors import ConfigError, DataError, RunError
 from dumbo.launch import Launch
@@ -84,7 +86,9 @@ def build(tmp_path, model_folder, tokenizer):
         output = io.StringIO()
         read = read_sources(configured.config, configured.plugins)
         console = Console(stream=output)
-        datasets = build_datasets(read, configured.config, configured.plugins, model, tokenizer, console)
+        encoded = prepare_sources(FromReaders(None), read, configured.plugins, tokenizer, 64, console)
+        limit = sequence_length(configured.config, model)
+        datasets = build_datasets(read, encoded, configured.config, configured.plugins, limit, 0, console)
         return datasets, output.getvalue()
 
     return build_from

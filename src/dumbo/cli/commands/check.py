@@ -84,7 +84,8 @@ def _check_rows(checked: Configured) -> None:
     for source, encoder in zip(sources, encoders, strict=True):
         tally = tally_source(source, encoder, tokenizer, limit=limit)
         source.settle(tally.rows)
-        dropped = f", {source.num_bad} bad row{'s' if source.num_bad > 1 else ''} dropped" if source.num_bad else ""
+        bad = source.bad.count
+        dropped = f", {bad} bad row{'s' if bad > 1 else ''} dropped" if bad else ""
         tokens = f"{count(tally.tokens)} tokens, {percent(tally.share)} trained"
         print(f"  {source.label}: {rows(tally.rows)}, {tokens}{dropped}")
         for anomaly in find_anomalies(source, tally, encoder.warnings):

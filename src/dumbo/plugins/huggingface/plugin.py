@@ -52,7 +52,7 @@ class HuggingfacePlugin(ReaderPlugin):
         problems: list[Problem] = []
         for index, entry in enumerate(config.datasets):
             options: Any = entry
-            if options.type in self.readers:
+            if options.type in self.readers and config.trainer.data.prepared is None:
                 mistakes = source_mistakes(options)
                 problems += [Problem(m.message, ("datasets", index, m.key), hints=m.hints) for m in mistakes]
         if problems:

@@ -55,7 +55,7 @@ class PolarsPlugin(ReaderPlugin):
         problems: list[Problem] = []
         for index, entry in enumerate(config.datasets):
             options: Any = entry
-            if options.type not in self.readers:
+            if options.type not in self.readers or config.trainer.data.prepared is not None:
                 continue
             try:
                 check_paths(options)

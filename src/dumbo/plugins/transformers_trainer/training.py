@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +13,7 @@ from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
 from dumbo.bridge.packing import Packing, prepare_for_packing
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
-from dumbo.data.sequences import PackedRows
+from dumbo.data.plan import describe_plan
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -104,7 +103,7 @@ def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, ch
     batch_size = physical * accumulated * services.world_size
     sizes = f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}"
     services.say(sizes)
-    services.say(_steps(trainer, job))
+    services.say(describe_plan(trainer.batch_plan, job.config.trainer.arguments))
     chosen = {"device": str(theirs.device), "compute": compute, "attention": attention}
     services.note("chosen", {**chosen, "gradient checkpointing": checkpointing, "batch": sizes})
     services.note("machine", {"devices": [device_name(theirs.device)] * services.world_size})
@@ -113,19 +112,6 @@ def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, ch
         services.say(
             f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all"
         )
-
-
-def _steps(trainer: DumboTrainer, job: Job) -> str:
-    """How many steps there will be, and how much of them is padding."""
-    plan, arguments = trainer.batch_plan, job.config.trainer.arguments
-    per_epoch = plan.steps_per_epoch
-    total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
-    if isinstance(plan.sequences, PackedRows):
-        rows, count = len(plan.sequences.mixture), len(plan.sequences)
-        filled = f"{rows:,} rows packed into {count:,} sequences, {plan.sequences.fullness:.1%} full"
-    else:
-        filled = f"{plan.padding_share():.0%} padding"
-    return f"{per_epoch:,} steps per epoch, {total:,} in all; {filled}"
 
 
 def device_name(device: torch.device) -> str:
