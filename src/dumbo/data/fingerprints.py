@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dumbo
 from dumbo.plugin_loader import BasePlugin, DataFormatPlugin, ReaderPlugin, TrainFormatPlugin
+from dumbo.redact import redact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,9 +58,10 @@ def tokens_key(rows: str | None, entry: DatasetEntry, plugins: PluginManager, en
 
 
 def entry_options(entry: DatasetEntry) -> dict[str, Any]:
-    """Everything that is said of an entry's records."""
+    """Everything that is said of an entry's records, without secrets: another signature is no other source."""
     options = entry.model_dump(mode="json", exclude=set(_NOT_OF_ROWS))
-    return {**options, "data_format": entry.data_format.model_dump(mode="json")}
+    plain: dict[str, Any] = redact({**options, "data_format": entry.data_format.model_dump(mode="json")})
+    return plain
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -31,20 +31,21 @@ def choose_held_out(
     size = config.trainer.data.val_set_size
     if not size:
         return held_out
-    others = [
-        (source, row)
-        for source, (rows, is_kept) in enumerate(zip(encoded, kept, strict=True))
-        if not config.datasets[source].held_out
-        for row in (range(len(rows.dataset)) if is_kept is None else np.flatnonzero(is_kept).tolist())
+    others = [source for source, entry in enumerate(config.datasets) if not entry.held_out]
+    rows = [
+        np.arange(len(held_out[source])) if kept[source] is None else np.flatnonzero(kept[source]) for source in others
     ]
-    count = size if isinstance(size, int) else max(1, round(size * len(others)))
-    if count >= len(others):
-        message = f"there are only {len(others)} rows, and some must be left to train on"
+    total = sum(map(len, rows))
+    count = size if isinstance(size, int) else max(1, round(size * total))
+    if count >= total:
+        message = f"there are only {total} rows, and some must be left to train on"
         raise ConfigError.at("trainer.data.val_set_size", message)
-    order = np.random.default_rng([config.trainer.seed, 2**31]).permutation(len(others))
-    for place in order[:count]:
-        source, row = others[place]
-        held_out[source][row] = True
+    chosen = np.zeros(total, bool)
+    chosen[np.random.default_rng([config.trainer.seed, 2**31]).permutation(total)[:count]] = True
+    for source, of_source, is_chosen in zip(
+        others, rows, np.split(chosen, np.cumsum([*map(len, rows)])[:-1]), strict=True
+    ):
+        held_out[source][of_source[is_chosen]] = True
     return held_out
 
 
@@ -55,11 +56,16 @@ def first_of_each(encoded: Sequence[EncodedRows], entries: Sequence[DatasetEntry
 
     sources = sorted(range(len(encoded)), key=lambda source: not entries[source].held_out)
     digests = np.concatenate([encoded[source].rows["digest"] for source in sources])
-    places = [(source, row) for source in sources for row in range(len(encoded[source].dataset))]
+    starts = np.cumsum([0, *(len(encoded[source].dataset) for source in sources)])
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     kept = [np.ones(len(rows.dataset), bool) for rows in encoded]
-    for number in np.flatnonzero(first[inverse] != np.arange(len(places))):
-        (source, row), (other, same) = places[number], places[first[inverse[number]]]
+
+    def place(number: int) -> tuple[int, int]:
+        before = int(np.searchsorted(starts, number, "right")) - 1
+        return sources[before], number - int(starts[before])
+
+    for number in np.flatnonzero(first[inverse] != np.arange(len(digests))).tolist():
+        (source, row), (other, same) = place(number), place(int(first[inverse[number]]))
         # Two rows may have one digest, if it is a chance of one in many millions.
         kept[source][row] = not encoded[source].is_same(row, encoded[other], same)
     return kept
