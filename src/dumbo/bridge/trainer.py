@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
 from dumbo.bridge.packing import Packing
-from dumbo.data.dataset import TokenDataset
+from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan
 from dumbo.data.sequences import single_rows
 from dumbo.errors import Interrupted
@@ -51,7 +51,7 @@ class _PlannedBatches:
     def __init__(self, plan: BatchPlan, rank: int) -> None:
         self.plan, self.rank, self.epoch = plan, rank, 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[RowIndex]]:
         return self.plan.micro_batches(self.epoch, self.rank)
 
     def __len__(self) -> int:

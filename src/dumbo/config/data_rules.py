@@ -24,9 +24,48 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     if data.mix != "passes" and sum(not entry.held_out for entry in entries) < 2:
         hint = "there is one source to train on; a 'weight' alone says how often it is gone through"
         yield Problem("has no effect here", (*_DATA, "mix"), hints=(hint,))
-    if data.packing and data.sequence_length is None:
+    if data.packing and data.sequence_length is None and not data.streaming:
         hint = "write trainer.data.sequence_length, such as 2048: it decides the memory that a sequence needs"
         yield Problem("needs to know how long a packed sequence may be", (*_DATA, "packing"), hints=(hint,))
+    if data.packing == "joined" and "too_long" in data.model_fields_set:
+        hint = "joined rows are cut where a sequence is full, and lose nothing; remove one of the two"
+        yield Problem("has no effect with packing: joined", (*_DATA, "too_long"), hints=(hint,))
     if data.packing and data.group_by_length:
         hint = "packed sequences have no padding, and are all of about one length; remove one of the two"
         yield Problem("has no effect with packing", (*_DATA, "group_by_length"), hints=(hint,))
+    if data.streaming:
+        yield from _streaming_problems(config)
+    elif "shuffle_buffer" in data.model_fields_set:
+        hint = "all rows are shuffled together; remove it, or write trainer.data.streaming: true"
+        yield Problem("has no effect without streaming", (*_DATA, "shuffle_buffer"), hints=(hint,))
+
+
+def _streaming_problems(config: RunConfig) -> Iterator[Problem]:
+    """What cannot be said, or must be, where nobody knows how many rows there are."""
+    data, arguments = config.trainer.data, config.trainer.arguments
+    if arguments.max_steps is None:
+        hint = "write trainer.arguments.max_steps: a stream has no last row, its sources begin anew where they end"
+        yield Problem("needs to know when to stop", (*_DATA, "streaming"), hints=(hint,))
+    if data.sequence_length is None:
+        hint = "write trainer.data.sequence_length, such as 2048: it decides the memory that a sequence needs"
+        yield Problem("needs to know how long a sequence may be", (*_DATA, "streaming"), hints=(hint,))
+    if data.val_set_size:
+        hint = "write a source with held_out: true under datasets: a file of its own, or a slice (split: 'train[:1%]')"
+        yield Problem("cannot be drawn from a stream", (*_DATA, "val_set_size"), hints=(hint,))
+    if data.deduplicate:
+        hint = "it would have to remember all rows; remove it, or leave such rows out of the files"
+        yield Problem("is not possible with streaming", (*_DATA, "deduplicate"), hints=(hint,))
+    if data.group_by_length and not data.packing:
+        hint = "write trainer.data.packing: true (or joined), which leaves no padding at all"
+        yield Problem("is not possible with streaming", (*_DATA, "group_by_length"), hints=(hint,))
+    if arguments.dataloader_num_workers:
+        hint = "remove it; rows are read and tokenised in the background already"
+        path = ("trainer", "arguments", "dataloader_num_workers")
+        yield Problem("has no effect with streaming", path, hints=(hint,))
+    trained = [index for index, entry in enumerate(config.datasets) if not entry.held_out]
+    if len(trained) > 1 and data.mix == "passes":
+        hint = "write trainer.data.mix: tokens (or rows): the sources' lengths, in which passes count, are not known"
+        yield Problem("needs to know what the sources' weights count", (*_DATA, "streaming"), hints=(hint,))
+    if len(trained) == 1 and "weight" in config.datasets[trained[0]].model_fields_set:
+        hint = "there is one source to train on, and max_steps says how much of it; remove it"
+        yield Problem("has no effect with streaming", ("datasets", trained[0], "weight"), hints=(hint,))

@@ -15,6 +15,7 @@ _HUB = "not available: the model is saved in the run's folder, under model/"
 _TRACKERS = "wandb, tensorboard, mlflow and trackio"
 _NO_TRACKER = f"not available: the trackers are {_TRACKERS}; metrics.jsonl in the run's folder has every logged step"
 _PLAIN_TEXT = "write data_format: {type: completion, field: ...} and train_format: completion"
+_PRETRAINING = "write it under datasets with data_format and train_format: completion, and trainer.data.streaming: true"
 _TWO_FORMATS = "'{0}' is a data_format here, and '{0}' is a train_format: write both, and text_formatter under plugins"
 _ONE_METHOD = "not available: training is supervised, on the cross entropy of the next token"
 
@@ -139,7 +140,16 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("T", "assistant_only_loss completion_only_loss", "write train_on_inputs: false into train_format"),
     ("L", "mask_history", "not available: with train_on_inputs: false every turn of the assistant is trained"),
     ("T", "dataset_text_field", _PLAIN_TEXT),
-    ("A", "text_column pretraining_dataset", _PLAIN_TEXT),
+    ("A", "text_column", _PLAIN_TEXT),
+    ("A", "pretraining_dataset", _PRETRAINING),
+    ("A", "streaming_multipack_buffer_size", "write trainer.data.shuffle_buffer: rows that are packed together"),
+    ("L", "buffer_size", "write trainer.data.shuffle_buffer: rows that are shuffled together"),
+    (
+        "A",
+        "pretrain_multipack_attn pretraining_sample_concatenation",
+        "remove it; packed and joined documents never see each other",
+    ),
+    ("L", "neat_packing", "write trainer.data.packing: true, or joined for documents"),
     ("A", "test_datasets", "write such a source under datasets, with held_out: true"),
     ("TL", "eval_dataset dataset_test_split", "write such a source under datasets, with held_out: true"),
     ("L", "val_size", "write trainer.data.val_set_size"),
@@ -277,6 +287,7 @@ FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
     {
         "datasets.chat_template": "write train_format: {type: chat_template, chat_template: ...}",
         "model.name": "write model.base_model",
+        "streaming": "write trainer.data.streaming, with trainer.data.sequence_length and trainer.arguments.max_steps",
         "model.path": "write model.base_model",
         "model.tokenizer.name": "write model.tokenizer.path",
         "dataset": "write datasets: a list, each with path, type, data_format and train_format",

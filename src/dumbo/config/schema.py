@@ -102,9 +102,15 @@ class DataSection(Section):
     `tokens`, of which there are as many as in all sources together."""
     deduplicate: bool = False
     """Leave out rows whose tokens and labels an earlier row has, and training rows that a held-out source has."""
-    packing: bool = False
+    packing: bool | Literal["joined"] = False
     """Put several rows into each sequence of up to `sequence_length` tokens, none of which sees another: no padding. A
-    sequence of `batch_size` is then a packed one."""
+    sequence of `batch_size` is then a packed one. `joined` puts rows one after the other and cuts them where a sequence
+    is full: for documents of any length."""
+    streaming: bool = False
+    """Read, tokenise and put together rows while training goes on, from sources of any size; needs `sequence_length`
+    and `max_steps`."""
+    shuffle_buffer: Annotated[int, Field(ge=1)] = 1000
+    """With `streaming`: so many rows are shuffled and packed together, then the next ones. They are in memory."""
     group_by_length: bool = False
     """Make steps of rows of similar lengths, 50 steps at a time: less padding, and less chance in the order of rows."""
     cache: bool | Annotated[str, Field(min_length=1)] = True

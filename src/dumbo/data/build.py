@@ -13,7 +13,7 @@ from dumbo.data.encoded import EncodedRows
 from dumbo.data.holding_out import choose_held_out, first_of_each
 from dumbo.data.lengths import fit_lengths
 from dumbo.data.mixing import Mixture, mix
-from dumbo.data.sequences import PackedRows, Sequences, SingleRows
+from dumbo.data.sequences import JoinedRows, PackedRows, Sequences, SingleRows
 from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
 from dumbo.errors import RunError
@@ -60,7 +60,10 @@ def build_datasets(
     evaluation: list[TokenDataset] = []
     table: list[dict[str, Any]] = []
     for number, (source, rows, is_kept, is_held) in enumerate(zip(sources, encoded, kept, held_out, strict=True)):
-        fitted = fit_lengths(rows, is_kept, limit, data.too_long)
+        # Rows that are joined, or packed in pieces, are cut as needed; those that are evaluated on are padded.
+        in_pieces = data.packing == "joined" or (data.packing and data.too_long == "split")
+        policy, exempt = ("split", ~is_held) if in_pieces else (data.too_long, None)
+        fitted = fit_lengths(rows, is_kept, limit, policy, exempt)
         # Held out are whole rows: the pieces of a long one are never on both sides.
         theirs = is_held[fitted.origin]
         dataset = fitted.dataset.of_source(number)
@@ -99,4 +102,5 @@ def _sequences(dataset: TokenDataset, mixture: Mixture, limit: int | None, confi
     epochs = trainer.arguments.num_train_epochs
     if trainer.arguments.max_steps is not None:
         epochs = 2 + 2 * trainer.arguments.max_steps * trainer.arguments.batch_size * limit / tokens
-    return PackedRows(dataset.length, mixture, limit, int(-(-epochs // 1)), trainer.seed, trainer.data.shuffle)
+    made = JoinedRows if trainer.data.packing == "joined" else PackedRows
+    return made(dataset.length, mixture, limit, int(-(-epochs // 1)), trainer.seed, trainer.data.shuffle)

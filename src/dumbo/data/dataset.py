@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+RowIndex = int | tuple[int, int, int]
+"""A row by its number, or a piece of one: the row, the piece's first token in it, and how many tokens it has."""
+
+
 @dataclass(frozen=True)
 class TokenBlock:
     """Tokens one after the other, in memory or mapped from files."""
@@ -97,14 +101,17 @@ class TokenDataset:
         """Number of rows."""
         return len(self.length)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`. A negative index is the filler row: two tokens, none of them trained."""
+    def __getitem__(self, index: RowIndex) -> dict[str, Any]:
+        """Row `index`, or a piece of one. A negative index is the filler row: two tokens, none of them trained."""
         import numpy as np
 
+        index, first, length = index if isinstance(index, tuple) else (index, 0, None)
         if index < 0:
             ids = self.blocks[0].tokens[:2]
             return {"input_ids": ids, "labels": np.full_like(ids, IGNORED)}
         ids, trained = self._parts(index)
+        if length is not None:
+            ids, trained = ids[first : first + length], trained[first : first + length]
         labels = np.where(trained, ids, np.int32(IGNORED))
         labels[0] = IGNORED
         return {"input_ids": ids, "labels": labels}

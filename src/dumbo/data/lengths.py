@@ -35,8 +35,15 @@ class Fitted:
     """Pieces that were left out because cutting left nothing to train in them."""
 
 
-def fit_lengths(rows: EncodedRows, kept: NDArray[np.bool_] | None, limit: int | None, policy: str) -> Fitted:
-    """The `kept` rows (None for all), none longer than `limit` tokens (None for any), by `trainer.data.too_long`.
+def fit_lengths(
+    rows: EncodedRows,
+    kept: NDArray[np.bool_] | None,
+    limit: int | None,
+    policy: str,
+    exempt: NDArray[np.bool_] | None = None,
+) -> Fitted:
+    """The `kept` rows (None for all), none longer than `limit` tokens (None for any), by `trainer.data.too_long`;
+    those that are `exempt` may be of any length.
 
     Raises:
         DataError: there are longer ones, and the policy is `error`; it names the first.
@@ -45,9 +52,13 @@ def fit_lengths(rows: EncodedRows, kept: NDArray[np.bool_] | None, limit: int | 
 
     dataset = rows.dataset
     chosen = np.arange(len(dataset)) if kept is None else np.flatnonzero(kept)
-    too_long = chosen[dataset.length[chosen] > limit] if limit is not None else chosen[:0]
-    if limit is None or not len(too_long):
+    if limit is None:
         return Fitted(dataset.select(chosen), chosen)
+    over = int((dataset.length[chosen] > limit).sum())
+    most = np.full(len(dataset), limit) if exempt is None else np.where(exempt, dataset.length, limit)
+    too_long = chosen[dataset.length[chosen] > most[chosen]]
+    if not len(too_long):
+        return Fitted(dataset.select(chosen), chosen, over)
     if policy == "error":
         count = "1 row is" if len(too_long) == 1 else f"{len(too_long)} rows are"
         longest = dataset.length[too_long].max()
@@ -59,13 +70,13 @@ def fit_lengths(rows: EncodedRows, kept: NDArray[np.bool_] | None, limit: int | 
     pieces = pieces[chosen]
     origin = np.repeat(chosen, pieces)
     first = (np.arange(len(origin)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * limit
-    length = np.minimum(dataset.length[origin] - first, limit).astype(np.int32)
+    length = np.minimum(dataset.length[origin] - first, most[origin]).astype(np.int32)
     cut = dataset.select(origin).cut(first, length)
     # What is left of a row may have nothing to train; rows that were not cut always have something.
-    was_cut = np.flatnonzero(dataset.length[origin] > limit)
+    was_cut = np.flatnonzero(dataset.length[origin] > most[origin])
     empty = was_cut[cut.select(was_cut).supervised == 0]
     kept = np.delete(np.arange(len(origin)), empty)
-    return Fitted(cut.select(kept), origin[kept], len(too_long), len(empty))
+    return Fitted(cut.select(kept), origin[kept], over, len(empty))
 
 
 def sequence_length(config: RunConfig, model: PreTrainedModel) -> int | None:

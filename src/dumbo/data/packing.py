@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from dataclasses import dataclass
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +13,69 @@ if TYPE_CHECKING:
 
 Contents = tuple[tuple[int, int], ...]
 """What is in a sequence: pairs of a length and how many rows have it."""
+
+
+_LEAST = 64
+"""A row is cut into pieces of at least this share of a sequence: shorter ones would teach next to nothing."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Rows and pieces of rows, each with its place in a sequence."""
+
+    row: NDArray[np.int64]
+    """Numbers of rows."""
+    first: NDArray[np.int64]
+    """The first token of the piece in its row."""
+    length: NDArray[np.int64]
+    """Tokens of the piece."""
+    sequence: NDArray[np.int64]
+
+
+def pack_pieces(lengths: NDArray[np.int32], capacity: int) -> Pieces:
+    """Rows packed as by `pack`, with those of more than `capacity` tokens cut into what is left free by the others, and
+    then into sequences of their own.
+
+    How they are cut depends on the lengths alone: the number of sequences does not change with the order of the rows.
+    """
+    import numpy as np
+
+    is_long = lengths > capacity
+    short, long = np.flatnonzero(~is_long), np.flatnonzero(is_long)
+    sequences = pack(lengths[short], capacity)
+    long = long[np.argsort(-lengths[long], kind="stable")]
+    used = np.bincount(sequences, weights=lengths[short]).astype(np.int64)
+    poured = np.array(_pour(lengths[long].tolist(), capacity - used, capacity), np.int64).reshape(-1, 4)
+    return Pieces(
+        np.concatenate([short, long[poured[:, 0]]]),
+        np.concatenate([np.zeros(len(short), np.int64), poured[:, 1]]),
+        np.concatenate([lengths[short].astype(np.int64), poured[:, 2]]),
+        np.concatenate([sequences, poured[:, 3]]),
+    )
+
+
+def _pour(lengths: list[int], spaces: NDArray[np.int64], capacity: int) -> list[tuple[int, int, int, int]]:
+    """Rows of `lengths` one after the other into `spaces`, the largest first, and then into as many whole sequences as
+    that takes: pieces of (row, first token, length, sequence)."""
+    import numpy as np
+
+    least = max(capacity // _LEAST, 1)
+    by_space = np.argsort(-spaces, kind="stable")
+    filled = by_space[spaces[by_space] >= least].tolist()
+    rooms = chain(zip(filled, spaces[filled].tolist(), strict=True), zip(count(len(spaces)), repeat(capacity)))
+    pieces: list[tuple[int, int, int, int]] = []
+    sequence, space = 0, 0
+    for row, length in enumerate(lengths):
+        first = 0
+        while first < length:
+            left = length - first
+            taken = left if left <= space else min(space, left - least)
+            if taken < least:
+                sequence, space = next(rooms)
+                continue
+            pieces.append((row, first, taken, sequence))
+            first, space = first + taken, space - taken
+    return pieces
 
 
 def pack(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:

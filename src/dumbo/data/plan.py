@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dumbo.data.sequences import PackedRows
-
 if TYPE_CHECKING:
     from dumbo.config.arguments import TrainerArguments
+    from dumbo.data.dataset import RowIndex
     from dumbo.data.sequences import EpochSequences, Sequences
 
 FILLER = -1
@@ -44,7 +43,7 @@ class BatchPlan:
         whole, rest = divmod(len(self.sequences), self.batch_size)
         return whole * (self.batch_size // at_once) + -(-rest // at_once)
 
-    def micro_batches(self, epoch: int, rank: int) -> Iterator[list[int]]:
+    def micro_batches(self, epoch: int, rank: int) -> Iterator[list[RowIndex]]:
         """The rows of each forward pass of `rank` in `epoch`, grouped by optimizer step."""
         sequences = self.sequences.of_epoch(epoch)
         for numbers in self._passes(sequences, epoch):
@@ -86,9 +85,5 @@ def describe_plan(plan: BatchPlan, arguments: TrainerArguments) -> str:
     per_epoch = plan.steps_per_epoch
     total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
     tokens = int(plan.sequences.of_epoch(0).lengths.sum())
-    if isinstance(plan.sequences, PackedRows):
-        rows, count = len(plan.sequences.mixture), len(plan.sequences)
-        filled = f"{rows:,} rows packed into {count:,} sequences, {plan.sequences.fullness:.1%} full"
-    else:
-        filled = f"{plan.padding_share():.0%} padding"
+    filled = plan.sequences.filling or f"{plan.padding_share():.0%} padding"
     return f"{per_epoch:,} steps per epoch, {total:,} in all; {tokens:,} tokens per epoch; {filled}"

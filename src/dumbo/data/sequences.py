@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from dumbo.data.dataset import RowIndex
 from dumbo.data.mixing import Mixture, Share
-from dumbo.data.packing import pack
+from dumbo.data.packing import Pieces, pack_pieces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +26,17 @@ class EpochSequences:
     bounds: NDArray[np.int64]
     lengths: NDArray[np.int64]
     """Tokens of each sequence."""
+    pieces: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    """For each of `rows`, the first token of it that belongs to the sequence, and how many do; None: all."""
 
-    def rows_of(self, number: int) -> list[int]:
-        """The rows of a sequence."""
-        rows: list[int] = self.rows[self.bounds[number] : self.bounds[number + 1]].tolist()
-        return rows
+    def rows_of(self, number: int) -> Sequence[RowIndex]:
+        """The rows of a sequence, or the pieces of rows, as a `TokenDataset` is indexed."""
+        place = slice(self.bounds[number], self.bounds[number + 1])
+        rows: list[int] = self.rows[place].tolist()
+        if self.pieces is None:
+            return rows
+        first, length = self.pieces
+        return list(zip(rows, first[place].tolist(), length[place].tolist(), strict=True))
 
 
 class Sequences(Protocol):
@@ -36,6 +44,11 @@ class Sequences(Protocol):
 
     def __len__(self) -> int:
         """Sequences of an epoch."""
+        ...
+
+    @property
+    def filling(self) -> str | None:
+        """What there is to say of how the sequences are filled; None where each is a row."""
         ...
 
     def of_epoch(self, epoch: int) -> EpochSequences:
@@ -56,6 +69,11 @@ class SingleRows:
     def __len__(self) -> int:
         """Sequences of an epoch."""
         return len(self.mixture)
+
+    @property
+    def filling(self) -> None:
+        """Each sequence is a row."""
+        return
 
     def of_epoch(self, epoch: int) -> EpochSequences:
         """The sequences of an epoch, from 0."""
@@ -79,8 +97,9 @@ def single_rows(lengths: NDArray[np.int32], seed: int, shuffle: bool) -> SingleR
 class PackedRows:
     """Sequences of several rows, together no longer than `capacity` tokens.
 
-    Rows of one length meet others in each epoch. Where an epoch has other rows than the one before, and could do with
-    fewer sequences, some are made of a part of another, so that all epochs have as many.
+    Longer rows are cut: into what fits behind the others, and then into whole sequences. Rows of one length meet others
+    in each epoch. Where an epoch has other rows than the one before, and could do with fewer sequences, some are made
+    of a part of another, so that all epochs have as many.
     """
 
     lengths: NDArray[np.int32]
@@ -96,7 +115,7 @@ class PackedRows:
     def __post_init__(self) -> None:
         """Plan all epochs: from now on it is known how many sequences there are."""
         epochs = range(1 if self.mixture.is_whole else self.num_epochs)
-        counts = [int(self._pack(epoch)[1].max(initial=-1)) + 1 for epoch in epochs]
+        counts = [int(self._pack(epoch).sequence.max(initial=-1)) + 1 for epoch in epochs]
         object.__setattr__(self, "_count", max(counts))
 
     def __len__(self) -> int:
@@ -104,36 +123,121 @@ class PackedRows:
         return self._count
 
     @property
-    def fullness(self) -> float:
-        """The share of positions that hold a token, in the first epoch."""
-        return float(self.of_epoch(0).lengths.sum()) / max(len(self) * self.capacity, 1)
+    def filling(self) -> str:
+        """How full the sequences of the first epoch are, in words."""
+        tokens = int(self.of_epoch(0).lengths.sum())
+        full = tokens / max(len(self) * self.capacity, 1)
+        return f"{len(self.mixture):,} rows packed into {len(self):,} sequences, {full:.1%} full"
 
     def of_epoch(self, epoch: int) -> EpochSequences:
         """The sequences of an epoch, from 0."""
         import numpy as np
 
-        rows, numbers = self._pack(epoch)
-        numbers = _spread(numbers, len(self))
+        pieces = self._pack(epoch)
+        numbers = _spread(pieces.sequence, len(self))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
             numbers = order[numbers]
         else:  # As in the files, as far as that goes: by the first row of each.
-            first = np.full(len(self), len(rows))
-            np.minimum.at(first, numbers, np.arange(len(rows)))
+            first = np.full(len(self), len(self.lengths))
+            np.minimum.at(first, numbers, pieces.row)
             numbers = np.argsort(np.argsort(first, kind="stable"), kind="stable")[numbers]
         by_number = np.argsort(numbers, kind="stable")
-        lengths = np.bincount(numbers, weights=self.lengths[rows], minlength=len(self)).astype(np.int64)
+        lengths = np.bincount(numbers, weights=pieces.length, minlength=len(self)).astype(np.int64)
         bounds = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(self)))])
-        return EpochSequences(rows[by_number], bounds, lengths)
+        rows = self._rows(epoch)[pieces.row][by_number]
+        is_cut = bool((pieces.length < self.lengths[self._rows(epoch)][pieces.row]).any())
+        cut = (pieces.first[by_number], pieces.length[by_number]) if is_cut else None
+        return EpochSequences(rows, bounds, lengths, cut)
 
-    def _pack(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows of an epoch, and the number of each one's sequence."""
+    def _rows(self, epoch: int) -> NDArray[np.int64]:
+        import numpy as np
+
+        rows = self.mixture.rows(epoch)
+        return rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))] if self.shuffle else rows
+
+    def _pack(self, epoch: int) -> Pieces:
+        """The pieces of an epoch's rows, each of which is one by its place in `_rows`."""
+        return pack_pieces(self.lengths[self._rows(epoch)], self.capacity)
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Rows one after the other, cut where a sequence has `capacity` tokens: no token is left out, and none comes twice.
+
+    The last sequence of an epoch is shorter. Where an epoch has fewer tokens than another, because it has other rows,
+    its last ones are, so that all epochs have as many.
+    """
+
+    lengths: NDArray[np.int32]
+    """Tokens of each row of the data set."""
+    mixture: Mixture
+    capacity: int
+    num_epochs: int
+    """How many epochs there will be; asked for others, there may be sequences without a row."""
+    seed: int
+    shuffle: bool
+    _count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the tokens of all epochs: from now on it is known how many sequences there are."""
+        epochs = range(1 if self.mixture.is_whole else self.num_epochs)
+        tokens = max(int(self.lengths[self.mixture.rows(epoch)].sum()) for epoch in epochs)
+        object.__setattr__(self, "_count", -(-tokens // self.capacity))
+
+    def __len__(self) -> int:
+        """Sequences of an epoch."""
+        return self._count
+
+    @property
+    def filling(self) -> str:
+        """How many rows are joined, and how many sequences of the first epoch begin within one: the token there is
+        conditioned on nothing."""
+        pieces = self.of_epoch(0).pieces
+        cut = int((pieces[0] > 0).sum()) if pieces else 0
+        which = f"{cut:,} of them begin within a row, and the first token there is not trained"
+        return f"{len(self.mixture):,} rows joined to {len(self):,} sequences; {which}"
+
+    def of_epoch(self, epoch: int) -> EpochSequences:
+        """The sequences of an epoch, from 0."""
         import numpy as np
 
         rows = self.mixture.rows(epoch)
         if self.shuffle:
             rows = rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))]
-        return rows, pack(self.lengths[rows], self.capacity)
+        ends = np.cumsum(self.lengths[rows], dtype=np.int64)
+        cuts = self._cuts(int(ends[-1]))
+        starts = np.unique(np.concatenate([[0], ends[:-1], cuts[:-1]]))
+        length = np.diff(np.append(starts, ends[-1]))
+        place = np.searchsorted(ends, starts, side="right")
+        first = starts - (ends - self.lengths[rows])[place]
+        bounds = np.searchsorted(starts, cuts)
+        sequences = EpochSequences(
+            rows[place], np.concatenate([[0], bounds]), np.diff(cuts, prepend=0), (first, length)
+        )
+        return self._shuffled(sequences, epoch) if self.shuffle else sequences
+
+    def _cuts(self, tokens: int) -> NDArray[np.int64]:
+        """Where each sequence ends: as many of them as can be are full, and the others share what is left."""
+        import numpy as np
+
+        full = max(min((tokens - len(self)) // (self.capacity - 1), len(self) - 1), 0)
+        rest, others = tokens - full * self.capacity, len(self) - full
+        after = np.arange(1, others + 1) * rest // others
+        return np.concatenate([np.arange(1, full + 1) * self.capacity, full * self.capacity + after])
+
+    def _shuffled(self, sequences: EpochSequences, epoch: int) -> EpochSequences:
+        """The same in a new order, the full ones first: the pieces of a long row do not follow each other."""
+        import numpy as np
+
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        order = order[np.argsort(sequences.lengths[order] < self.capacity, kind="stable")]
+        counts = np.diff(sequences.bounds)[order]
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        # Pieces keep their order within a sequence.
+        places = np.repeat(sequences.bounds[:-1][order] - bounds[:-1], counts) + np.arange(len(sequences.rows))
+        first, length = sequences.pieces or (places, places)
+        return EpochSequences(sequences.rows[places], bounds, sequences.lengths[order], (first[places], length[places]))
 
 
 def _spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -21,7 +21,8 @@ def likely_limit(config: RunConfig) -> int | None:
 
 def known_limit(config: RunConfig) -> int | None:
     """The longest row in tokens that is no error; None where longer rows are cut or dropped, or nothing is known."""
-    return likely_limit(config) if config.trainer.data.too_long == "error" else None
+    data = config.trainer.data
+    return likely_limit(config) if data.too_long == "error" and data.packing != "joined" else None
 
 
 def _positions(config: RunConfig) -> int | None:
