@@ -355,8 +355,15 @@ KERNELS = frozenset(
     }
 )
 """Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
+OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
+"""A run is the same with them and without: tests/run/test_cache.py."""
 OWN_TEST = (
-    frozenset({"model.trust_remote_code", "model.peft.type"}) | OF_EXACT_MATCH | TRACKERS | OF_THE_PROFILE | KERNELS
+    frozenset({"model.trust_remote_code", "model.peft.type"})
+    | OF_THE_CACHE
+    | OF_EXACT_MATCH
+    | TRACKERS
+    | OF_THE_PROFILE
+    | KERNELS
 )
 
 
@@ -410,9 +417,12 @@ def write_texts(folder):
     builders.write_rows(folder / "steps.jsonl", solutions)
 
 
+ALWAYS = MappingProxyType({"trainer.arguments.max_steps": 1, "trainer.data.cache": False})
+
+
 def what_happens(changes, model_folder, capsys):
     """What a run says, measures and leaves behind, without times and the run's own folder."""
-    config = builders.run_config(model_folder, Path("rows.jsonl"), {"trainer.arguments.max_steps": 1, **changes})
+    config = builders.run_config(model_folder, Path("rows.jsonl"), {**ALWAYS, **changes})
     number = len(list(Path().glob("*.yaml")))
     config["trainer"].setdefault("output_dir", f"out-{number}")
     file = Path(f"{number}.yaml")

@@ -24,6 +24,18 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     if data.mix != "passes" and sum(not entry.held_out for entry in entries) < 2:
         hint = "there is one source to train on; a 'weight' alone says how often it is gone through"
         yield Problem("has no effect here", (*_DATA, "mix"), hints=(hint,))
+    yield from _packing_problems(config)
+    yield from _keeping_problems(config)
+    if data.streaming:
+        yield from _streaming_problems(config)
+    elif "shuffle_buffer" in data.model_fields_set:
+        hint = "all rows are shuffled together; remove it, or write trainer.data.streaming: true"
+        yield Problem("has no effect without streaming", (*_DATA, "shuffle_buffer"), hints=(hint,))
+
+
+def _packing_problems(config: RunConfig) -> Iterator[Problem]:
+    """What does not go with packing."""
+    data = config.trainer.data
     if data.packing and data.sequence_length is None and not data.streaming:
         hint = "write trainer.data.sequence_length, such as 2048: it decides the memory that a sequence needs"
         yield Problem("needs to know how long a packed sequence may be", (*_DATA, "packing"), hints=(hint,))
@@ -33,11 +45,20 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
     if data.packing and data.group_by_length:
         hint = "packed sequences have no padding, and are all of about one length; remove one of the two"
         yield Problem("has no effect with packing", (*_DATA, "group_by_length"), hints=(hint,))
-    if data.streaming:
-        yield from _streaming_problems(config)
-    elif "shuffle_buffer" in data.model_fields_set:
-        hint = "all rows are shuffled together; remove it, or write trainer.data.streaming: true"
-        yield Problem("has no effect without streaming", (*_DATA, "shuffle_buffer"), hints=(hint,))
+
+
+def _keeping_problems(config: RunConfig) -> Iterator[Problem]:
+    """What does not go with prepared data, or with a stream, of which nothing is kept."""
+    data = config.trainer.data
+    if data.prepared is not None and "cache" in data.model_fields_set:
+        hint = "tokens and labels are in that folder; remove one of the two"
+        yield Problem("has no effect with trainer.data.prepared", (*_DATA, "cache"), hints=(hint,))
+    if data.streaming and "cache" in data.model_fields_set:
+        hint = "rows are read and tokenised while training goes on, and nothing is kept; remove one of the two"
+        yield Problem("has no effect with streaming", (*_DATA, "cache"), hints=(hint,))
+    if data.streaming and data.prepared is not None:
+        hint = "prepared tokens lie in files and need no memory: remove streaming"
+        yield Problem("has no effect with streaming", (*_DATA, "prepared"), hints=(hint,))
 
 
 def _streaming_problems(config: RunConfig) -> Iterator[Problem]:

@@ -169,13 +169,23 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("L", "interleave_probs mix_strategy", "write a weight for each entry under datasets, and trainer.data.mix"),
     (
         "A",
-        "dataset_prepared_path dataset_keep_in_memory skip_prepare_dataset",
-        "remove it; nothing is prepared beforehand",
+        "dataset_prepared_path",
+        "remove it, as tokens and labels are cached by themselves; or write trainer.data.prepared",
+    ),
+    (
+        "A",
+        "dataset_keep_in_memory skip_prepare_dataset",
+        "remove it; tokens and labels are kept in files, which need no memory",
     ),
     (
         "ATL",
-        "dataset_processes dataset_num_proc preprocessing_num_workers overwrite_cache",
-        "remove it; nothing is prepared beforehand",
+        "dataset_processes dataset_num_proc preprocessing_num_workers",
+        "remove it; the tokenizer works in threads of its own",
+    ),
+    (
+        "L",
+        "overwrite_cache",
+        "remove it; what is cached is made again whenever anything has changed that it is made of",
     ),
     ("A", "shuffle_merged_datasets", "write trainer.data.shuffle"),
     ("L", "max_samples", "not available: shorten the file"),

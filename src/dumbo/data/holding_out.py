@@ -32,8 +32,10 @@ def choose_held_out(
     if not size:
         return held_out
     others = [source for source, entry in enumerate(config.datasets) if not entry.held_out]
+    known = [kept[source] for source in others]
     rows = [
-        np.arange(len(held_out[source])) if kept[source] is None else np.flatnonzero(kept[source]) for source in others
+        np.arange(len(held_out[source])) if is_kept is None else np.flatnonzero(is_kept)
+        for source, is_kept in zip(others, known, strict=True)
     ]
     total = sum(map(len, rows))
     count = size if isinstance(size, int) else max(1, round(size * total))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, insort
 from dataclasses import dataclass
-from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def _pour(lengths: list[int], spaces: NDArray[np.int64], capacity: int) -> list[
     least = max(capacity // _LEAST, 1)
     by_space = np.argsort(-spaces, kind="stable")
     filled = by_space[spaces[by_space] >= least].tolist()
-    rooms = chain(zip(filled, spaces[filled].tolist(), strict=True), zip(count(len(spaces)), repeat(capacity)))
+    rooms = itertools.chain(
+        zip(filled, spaces[filled].tolist(), strict=True),
+        zip(itertools.count(len(spaces)), itertools.repeat(capacity), strict=False),
+    )
     pieces: list[tuple[int, int, int, int]] = []
     sequence, space = 0, 0
     for row, length in enumerate(lengths):

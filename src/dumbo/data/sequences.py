@@ -190,12 +190,15 @@ class JoinedRows:
         return self._count
 
     @property
-    def filling(self) -> str:
-        """How many rows are joined, and how many sequences of the first epoch begin within one: the token there is
-        conditioned on nothing."""
+    def num_cut(self) -> int:
+        """How many sequences of the first epoch begin within a row: the token there is conditioned on nothing."""
         pieces = self.of_epoch(0).pieces
-        cut = int((pieces[0] > 0).sum()) if pieces else 0
-        which = f"{cut:,} of them begin within a row, and the first token there is not trained"
+        return int((pieces[0] > 0).sum()) if pieces else 0
+
+    @property
+    def filling(self) -> str:
+        """How many rows are joined, and how many sequences begin within one, in words."""
+        which = f"{self.num_cut:,} of them begin within a row, and the first token there is not trained"
         return f"{len(self.mixture):,} rows joined to {len(self):,} sequences; {which}"
 
     def of_epoch(self, epoch: int) -> EpochSequences:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dumbo.data.mixing import Mixture, Share
-from dumbo.data.packing import pack
+from dumbo.data.packing import pack, pack_pieces
 from dumbo.data.sequences import PackedRows, SingleRows
 
 
@@ -33,6 +33,33 @@ def test_rows_are_packed_as_the_textbook_packs_them(drawn):
 def test_a_row_over_the_capacity_is_refused():
     with pytest.raises(ValueError, match="a row has 9 tokens, and a sequence 8"):
         pack(np.array([3, 9], np.int32), 8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 200).flatmap(lambda top: st.tuples(st.just(top), st.lists(st.integers(1, 4 * top), max_size=30))))
+def test_rows_over_the_capacity_are_cut_into_what_is_free(drawn):
+    capacity, lengths = drawn
+    pieces = pack_pieces(np.array(lengths, np.int32), capacity)
+    tokens = sorted(
+        (row, token)
+        for row, first, length in zip(pieces.row.tolist(), pieces.first.tolist(), pieces.length.tolist(), strict=True)
+        for token in range(first, first + length)
+    )
+    assert tokens == [(row, token) for row, length in enumerate(lengths) for token in range(length)], "each once"
+    used = np.bincount(pieces.sequence, weights=pieces.length) if lengths else np.zeros(0)
+    assert (used > 0).all() and (used <= capacity).all()
+    whole = np.bincount(pieces.row, minlength=len(lengths)) == 1
+    assert (whole == (np.array(lengths) <= capacity)).all(), "no other row is cut"
+    assert (pieces.length[~whole[pieces.row]] >= max(capacity // 64, 1)).all()
+    again = pack_pieces(np.array(lengths[::-1], np.int32), capacity)
+    assert len(set(again.sequence.tolist())) == len(set(pieces.sequence.tolist()))
+
+
+@pytest.mark.parametrize("capacity", [512, 1024])
+def test_long_rows_fill_what_others_leave_free(capacity):
+    lengths = np.exp(np.random.default_rng(0).normal(6.1, 0.8, 20_000)).astype(np.int32) + 1
+    pieces = pack_pieces(lengths, capacity)
+    assert lengths.sum() / (capacity * (pieces.sequence.max() + 1)) > 0.995
 
 
 @pytest.mark.parametrize("capacity", [512, 1024, 4096])
