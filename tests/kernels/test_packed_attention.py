@@ -122,40 +122,14 @@ def test_boundaries_that_do_not_fill_the_row_are_refused(boundaries):
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_packed_loss_and_gradients_are_those_of_documents_alone(name):
-    model = models.build(name)
-    texts = models.documents()
-    alone = models.alone_logits(model, texts)
-    expected = models.loss_of(alone, texts)
-    expected.backward()
-    wanted = models.gradients(model)
-    prepare_for_packing(model)
-    packed = models.packed_logits(model, texts)
-    loss = models.loss_of(packed, texts)
-    loss.backward()
-    assert_close(packed, alone, rtol=1e-5, atol=1e-5 * float(alone.detach().abs().max()))
-    assert_close(loss, expected, rtol=1e-5, atol=0)
-    found = models.gradients(model)
-    assert found.keys() == wanted.keys()
-    for parameter, gradient in wanted.items():
-        largest = float(gradient.abs().max())
-        assert_close(found[parameter], gradient, rtol=1e-5, atol=1e-5 * max(largest, 1.0), msg=parameter)
+    models.assert_trains_as_alone(models.build(name), models.documents())
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_no_document_changes_another(name):
     model = models.build(name).eval()
     prepare_for_packing(model)
-    texts, others = models.documents(), models.documents(seed=1)
-    edges = list(itertools.accumulate((0, *models.LENGTHS)))
-    with torch.no_grad():
-        before = models.packed_logits(model, texts)
-        for changed, start in enumerate(edges[:-1]):
-            mixed = [others[i] if i == changed else text for i, text in enumerate(texts)]
-            difference = (models.packed_logits(model, mixed) - before).abs().amax(-1)
-            own = torch.zeros(len(difference), dtype=torch.bool)
-            own[start : edges[changed + 1]] = True
-            assert difference[~own].max() <= 1e-5 * before.abs().max()
-            assert difference[own].max() > 1e-2 * before.abs().max()
+    models.assert_nothing_crosses(model)
 
 
 @pytest.mark.parametrize("name", sorted(set(models.ARCHITECTURES) - {"gpt_oss", "opt"}))
@@ -177,15 +151,6 @@ def test_a_leak_is_found(name):
     model = models.build(name, attn_implementation="eager")
     with pytest.raises(RunError, match=f"a {name} model cannot keep documents apart: a token of one changes"):
         prepare_for_packing(model, "eager")
-
-
-@pytest.mark.parametrize("name", models.RECURRENT)
-def test_recurrent_models_are_refused_with_the_reason(name):
-    model = models.build(name)
-    before = model.config._attn_implementation
-    with pytest.raises(RunError, match=f"^packing: a {name} model cannot .* carry a state across documents$"):
-        prepare_for_packing(model)
-    assert model.config._attn_implementation == before
 
 
 def test_a_model_with_attention_of_its_own_is_refused():

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dumbo.bridge.attention import PACKED, register_packed_attention
+from dumbo.bridge.recurrent import SeparateDocuments, recurrent_mixers
 from dumbo.errors import RunError
 
 RECURRENT = frozenset({"linear_attention", "conv", "hybrid", "hybrid_sliding", "mamba", "recurrent"})
@@ -67,19 +68,28 @@ class Packing:
     """The attention implementation for packed rows."""
     ordinary: str
     """The one that the model came with."""
+    separate: SeparateDocuments | None = None
+    """What makes recurrent layers compute each document by itself; None where they do so anyway, or are none."""
 
     @contextlib.contextmanager
     def switched_off(self) -> Iterator[None]:
         """The model as it came, for a while: to generate, and to evaluate padded batches."""
         _set_attention(self.model, self.ordinary)
+        if self.separate is not None:
+            self.separate.enabled = False
         try:
             yield
         finally:
             _set_attention(self.model, self.implementation)
+            if self.separate is not None:
+                self.separate.enabled = True
 
 
 def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
-    """Switch `model` to attention that keeps packed documents apart, and prove on it that nothing leaks.
+    """Switch `model` to layers that keep packed documents apart, and prove on it that nothing leaks.
+
+    Recurrent layers are left alone where their kernels keep documents apart. Else they are given each document by
+    itself, which needs no kernels.
 
     Call it where the model computes (a kernel for GPUs cannot be proven on a CPU). None takes our own attention, or
     the model's where that is flash attention; other names are Transformers' ('sdpa' and 'eager' make a mask of all
@@ -93,30 +103,46 @@ def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
     implementation = attention or (ordinary if "flash" in ordinary else register_packed_attention())
     if implementation == PACKED:
         register_packed_attention()
+    SeparateDocuments.remove_from(model)
     try:
         _set_attention(model, implementation)
-        prove_isolation(model)
+        return Packing(model, implementation, ordinary, _isolate(model))
     except BaseException:
         _set_attention(model, ordinary)
         raise
-    return Packing(model, implementation, ordinary)
+
+
+def _isolate(model: Any) -> SeparateDocuments | None:
+    """Prove isolation as the model is; where it has recurrent layers and leaks, with documents given one by one."""
+    if recurrent_mixers(model):
+        with contextlib.suppress(RunError):
+            prove_isolation(model)
+            return None
+    separate = SeparateDocuments.install(model)
+    try:
+        prove_isolation(model)
+    except BaseException:
+        if separate is not None:
+            separate.remove()
+        raise
+    return separate
 
 
 def prove_isolation(model: Any) -> None:
     """Raise a RunError unless two made-up documents come out of `model` packed as they do alone.
 
-    Two things are measured in evaluation mode, without gradients: how far packed logits are from those of the
-    documents alone, and whether other tokens in one document change the logits of the other. Where the configuration
-    names recurrent layers the second must not be by a single bit.
+    Two things are measured in evaluation mode: how far packed logits are from those of the documents alone, and
+    whether other tokens in one document change the logits of the other. Where the configuration names recurrent
+    layers the second must not be by a single bit, as a state may decay to less than rounding. If it is, because
+    experts that have other tokens to multiply round otherwise, then all gradients of one document's logits by the
+    other's embedded tokens must be zero.
     """
-    first, second, other_first, other_second = _made_up(model)
     was_training = model.training
     model.eval()
+    for mixer in recurrent_mixers(model).values():
+        mixer.training = True  # they have other kernels for training; what they contain stays as it is
     try:
-        with torch.no_grad():
-            alone = [_logits(model, tokens) for tokens in (first, second)]
-            packed = _logits(model, first, second)
-            changed = [_logits(model, other_first, second), _logits(model, first, other_second)]
+        found = _measure(model)
     except RunError as error:
         raise RunError(f"{_refusal(model)}: {error}") from None
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
@@ -125,18 +151,70 @@ def prove_isolation(model: Any) -> None:
         raise RunError(f"{_refusal(model)}: {what}{_reason(model)}") from error
     finally:
         model.train(was_training)
-    cut = len(first)
-    scale = float(torch.cat(alone).abs().max())
-    leaks = [(changed[0] - packed)[cut:], (changed[1] - packed)[:cut]]
     half = next(iter(model.parameters())).dtype in (torch.float16, torch.bfloat16)
-    tolerance = scale * (HALF_TOLERANCE if half else TOLERANCE)
+    tolerance = found.scale * (HALF_TOLERANCE if half else TOLERANCE)
+    if not (found.leak <= tolerance and found.is_exact):
+        what = f"a token of one changes the logits of another by {found.leak:.2g}"
+        raise RunError(f"{_refusal(model)}: {what}{_reason(model)}")
+    if not found.apart <= tolerance:
+        what = f"packed logits differ by {found.apart:.2g} from a document's own"
+        raise RunError(f"{_refusal(model)}: {what}{_reason(model)}")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What became of two made-up documents in a packed row."""
+
+    scale: float
+    """The largest logit."""
+    leak: float
+    """The largest change of a logit by tokens of the other document."""
+    is_exact: bool
+    """Whether, in a model with recurrent layers, not the smallest part of the leak can be a state's."""
+    apart: float
+    """The largest difference between a packed logit and that of the document alone."""
+
+
+def _measure(model: Any) -> _Measured:
+    first, second, other_first, other_second = _made_up(model)
+    with torch.no_grad():
+        alone = torch.cat([_logits(model, tokens) for tokens in (first, second)])
+        packed = _logits(model, first, second)
+        changed = [_logits(model, other_first, second), _logits(model, first, other_second)]
+    cut = len(first)
+    leaks = [(changed[0] - packed)[cut:], (changed[1] - packed)[:cut]]
     leak = max(float(difference.abs().max()) for difference in leaks)
-    allowed = 0.0 if _recurrent(model) else tolerance
-    if not leak <= allowed:
-        raise RunError(f"{_refusal(model)}: a token of one changes the logits of another by {leak:.2g}{_reason(model)}")
-    apart = float((packed - torch.cat(alone)).abs().max())
-    if not apart <= tolerance:
-        raise RunError(f"{_refusal(model)}: packed logits differ by {apart:.2g} from a document's own{_reason(model)}")
+    is_exact = not _recurrent(model) or leak == 0.0 or _gradients_are_apart(model, first, second)
+    return _Measured(float(alone.abs().max()), leak, is_exact, float((packed - alone).abs().max()))
+
+
+def _gradients_are_apart(model: Any, first: Tensor, second: Tensor) -> bool:
+    """Whether no embedded token of one document has a gradient, not the smallest, from logits of the other."""
+    total, cut = len(first) + len(second), len(first)
+    embedded: list[Tensor] = []
+
+    def begin_here(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        if output.shape[:2] != (1, total):
+            return None
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    handles = [table.register_forward_hook(begin_here) for table in tables]
+    try:
+        with torch.enable_grad():
+            logits = _logits(model, first, second)
+            for own, other in ((slice(0, cut), slice(cut, None)), (slice(cut, None), slice(0, cut))):
+                found = torch.autograd.grad(
+                    logits[own].logsumexp(-1).sum(), embedded, retain_graph=True, allow_unused=True
+                )
+                crossed = [gradient[0, other] for gradient in found if gradient is not None]
+                if not crossed or any(bool(gradient.any()) for gradient in crossed):
+                    return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    return True
 
 
 def _made_up(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dumbo.kernels.packed_gpu import flex_fits, flex_packed, varlen_fits, varlen_packed
-from dumbo.kernels.packed_row import Layout, PackedRow, Pattern
+from dumbo.kernels.packed_row import Layout, PackedRow, Pattern, lay_out, take_back
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,14 @@ def grouped_packed(
     """
     width = query.shape[1] * query.shape[3]
     layout: Layout = row.layout(width, pattern.causal)
-    rows = [_laid_out(states, layout) for states in (query, key, value)]
+    laid_out = [lay_out(states[0].transpose(0, 1), layout) for states in (query, key, value)]
     results = []
-    for group in layout.groups:
-        pieces = [
-            states[group.first : group.end].reshape(group.count, group.length, *states.shape[1:]) for states in rows
-        ]
+    for group, *pieces in zip(layout.groups, *laid_out, strict=True):
         q, k, v = (piece.transpose(1, 2) for piece in pieces)
         allowed = pattern.allowed(group.length, query.device)
         causal = pattern.causal and allowed is None
-        results.append(scaled_dot_product(q, k, v, allowed, causal, scoring).transpose(1, 2).flatten(0, 1))
-    result = results[0] if len(results) == 1 else torch.cat(results)
-    if not layout.is_identity:
-        result = _Gather.apply(result, layout.places)  # type: ignore[no-untyped-call]
-    return result[None]
+        results.append(scaled_dot_product(q, k, v, allowed, causal, scoring).transpose(1, 2))
+    return take_back(results, layout)[None]
 
 
 def scaled_dot_product(
@@ -121,30 +115,3 @@ def scaled_dot_product(
     if scoring.sinks is not None:
         weights = weights[..., :-1]
     return F.dropout(weights, scoring.dropout) @ value
-
-
-def _laid_out(states: Tensor, layout: Layout) -> Tensor:
-    """`[1, heads, T, D]` to `[layout.size, heads, D]`, zeros where no token is."""
-    tokens = states[0].transpose(0, 1)
-    return tokens if layout.is_identity else _spread(tokens, layout.places, layout.size)
-
-
-def _spread(tokens: Tensor, places: Tensor, size: int) -> Tensor:
-    return tokens.new_zeros(size, *tokens.shape[1:]).index_copy(0, places, tokens)
-
-
-class _Gather(torch.autograd.Function):
-    """Rows at some places, each of which is taken once: the gradient is copied, where PyTorch's would be added up."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
-        """`rows[places]`."""
-        ctx.save_for_backward(places)
-        ctx.size = rows.shape[0]
-        return rows.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The gradients at their places, zeros elsewhere."""
-        (places,) = ctx.saved_tensors
-        return _spread(gradients[0], places, ctx.size), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,6 +15,9 @@ WASTE = 2**18
 
 On one core a call costs some 0.1 ms, forward and backward, as do scores of 23 by 23 for a width of 512.
 """
+
+SHORT = 32
+"""Tokens that a sequence is counted as at least: recurrent layers compute in chunks, and shorter ones save nothing."""
 
 Allows = Callable[[Tensor, Tensor], Tensor]
 """Whether the query at each of some positions `[N]` sees the key at the other `[N]`; bool `[N]`."""
@@ -120,8 +123,21 @@ class PackedRow:
                 return Pattern(causal, window)
         return None
 
+    @cached_property
+    def sequences(self) -> Layout:
+        """The layout for layers that read a document from its first token to its last, where padding comes behind.
+
+        Documents of a group differ in length by a factor of two at most. So no more is computed for padding than for
+        tokens, and all groups together have at most twice as many steps, one after the other, as the longest document.
+        """
+        return self._grouped(lambda longest, length: longest <= 2 * max(length, SHORT))
+
     def _layout(self, width: int, causal: bool) -> Layout:
         """Groups for scores of heads times head size `width`; only of equal lengths where padding would be seen."""
+        return self._grouped(lambda longest, length: causal and (longest * longest - length * length) * width <= WASTE)
+
+    def _grouped(self, pads: Callable[[int, int], bool]) -> Layout:
+        """Documents of equal lengths together, and those that, by longest and own length, may be padded."""
         order = sorted(range(len(self.lengths)), key=lambda document: -self.lengths[document])
         groups: list[Group] = []
         first_of: dict[int, int] = {}
@@ -129,8 +145,7 @@ class PackedRow:
         for document in order:
             length = self.lengths[document]
             longest = groups[-1].length if groups else 0
-            waste = (longest * longest - length * length) * width
-            if groups and (longest == length or (causal and waste <= WASTE)):
+            if groups and (longest == length or pads(longest, length)):
                 groups[-1] = Group(groups[-1].first, groups[-1].count + 1, longest)
             else:
                 groups.append(Group(end, 1, length))
@@ -142,6 +157,24 @@ class PackedRow:
         return Layout(tuple(groups), end, torch.arange(len(shift), device=self.device) + shift, is_identity)
 
 
+def lay_out(tokens: Tensor, layout: Layout) -> list[Tensor]:
+    """`[T, ...]` as one `[count, length, ...]` for each group, zeros where no token is."""
+    rows = tokens if layout.is_identity else _spread(tokens, layout.places, layout.size)
+    return [
+        rows[group.first : group.end].reshape(group.count, group.length, *rows.shape[1:]) for group in layout.groups
+    ]
+
+
+def take_back(groups: Sequence[Tensor], layout: Layout) -> Tensor:
+    """`[T, ...]` from `[count, length, ...]` of each group: the opposite of `lay_out`."""
+    pieces = [group.flatten(0, 1) for group in groups]
+    rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if layout.is_identity:
+        return rows
+    tokens: Tensor = _Gather.apply(rows, layout.places)  # type: ignore[no-untyped-call]
+    return tokens
+
+
 def as_allows(mask_function: Callable[..., Any], device: torch.device) -> Allows:
     """A function of batch, head, query and key positions, as one of query and key positions alone."""
     first = torch.zeros(1, dtype=torch.int64, device=device)
@@ -151,3 +184,24 @@ def as_allows(mask_function: Callable[..., Any], device: torch.device) -> Allows
         return answer.expand(queries.shape)
 
     return allows
+
+
+def _spread(tokens: Tensor, places: Tensor, size: int) -> Tensor:
+    return tokens.new_zeros(size, *tokens.shape[1:]).index_copy(0, places, tokens)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows at some places, each of which is taken once: the gradient is copied, where PyTorch's would be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
+        """`rows[places]`."""
+        ctx.save_for_backward(places)
+        ctx.size = rows.shape[0]
+        return rows.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The gradients at their places, zeros elsewhere."""
+        (places,) = ctx.saved_tensors
+        return _spread(gradients[0], places, ctx.size), None
