@@ -16,8 +16,8 @@ WASTE = 2**18
 On one core a call costs some 0.1 ms, forward and backward, as do scores of 23 by 23 for a width of 512.
 """
 
-SHORT = 32
-"""Tokens that a sequence is counted as at least: recurrent layers compute in chunks, and shorter ones save nothing."""
+SPARE = 64
+"""Tokens of padding in a group that recurrent layers may have in any case: they compute in chunks of about as many."""
 
 Allows = Callable[[Tensor, Tensor], Tensor]
 """Whether the query at each of some positions `[N]` sees the key at the other `[N]`; bool `[N]`."""
@@ -127,26 +127,34 @@ class PackedRow:
     def sequences(self) -> Layout:
         """The layout for layers that read a document from its first token to its last, where padding comes behind.
 
-        Documents of a group differ in length by a factor of two at most. So no more is computed for padding than for
-        tokens, and all groups together have at most twice as many steps, one after the other, as the longest document.
+        Documents of a group differ in length by a factor of two at most, or have little padding in all. So not much
+        more is computed for padding than for tokens, and all groups together have at most twice as many steps, one
+        after the other, as the longest document.
         """
-        return self._grouped(lambda longest, length: longest <= 2 * max(length, SHORT))
+
+        def pads(group: Group, length: int) -> bool:
+            return group.length <= 2 * length or (group.count + 1) * (group.length - length) <= SPARE
+
+        return self._grouped(pads)
 
     def _layout(self, width: int, causal: bool) -> Layout:
         """Groups for scores of heads times head size `width`; only of equal lengths where padding would be seen."""
-        return self._grouped(lambda longest, length: causal and (longest * longest - length * length) * width <= WASTE)
 
-    def _grouped(self, pads: Callable[[int, int], bool]) -> Layout:
-        """Documents of equal lengths together, and those that, by longest and own length, may be padded."""
+        def pads(group: Group, length: int) -> bool:
+            return causal and (group.length**2 - length**2) * width <= WASTE
+
+        return self._grouped(pads)
+
+    def _grouped(self, pads: Callable[[Group, int], bool]) -> Layout:
+        """Documents of equal lengths together, and those that may be padded as a group's next, by their length."""
         order = sorted(range(len(self.lengths)), key=lambda document: -self.lengths[document])
         groups: list[Group] = []
         first_of: dict[int, int] = {}
         end = 0
         for document in order:
             length = self.lengths[document]
-            longest = groups[-1].length if groups else 0
-            if groups and (longest == length or pads(longest, length)):
-                groups[-1] = Group(groups[-1].first, groups[-1].count + 1, longest)
+            if groups and (groups[-1].length == length or pads(groups[-1], length)):
+                groups[-1] = Group(groups[-1].first, groups[-1].count + 1, groups[-1].length)
             else:
                 groups.append(Group(end, 1, length))
             first_of[document] = end
