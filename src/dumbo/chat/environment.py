@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jinja2
 from jinja2 import meta, nodes
@@ -84,7 +84,7 @@ def _refuse_private(name: Any) -> None:
         raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}, which begins with an underscore")
 
 
-class _Unwritten(jinja2.StrictUndefined):
+class Unwritten(jinja2.StrictUndefined):
     """What a template has no value for: it may be asked for (`{% if message.name %}`), not written or looped over."""
 
     def __bool__(self) -> bool:  # type: ignore[override]
@@ -96,12 +96,12 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     code_generator_class = _TracingCode
     concat = staticmethod(join)
+    generation_tag: ClassVar[type[GenerationTag]] = GenerationTag
 
     def __init__(self, undefined: type[jinja2.Undefined]) -> None:
         """`undefined` is what stands for values that are not there."""
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, undefined=undefined, extensions=[GenerationTag, loopcontrols]
-        )
+        extensions = [self.generation_tag, loopcontrols]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, undefined=undefined, extensions=extensions)
         _furnish(self)
         self.filters["join"] = _traced_join
 
@@ -145,14 +145,14 @@ def compile_chat_template(template: str) -> jinja2.Template:
 @lru_cache(maxsize=16)
 def compile_template(template: str) -> jinja2.Template:
     """A template of the user's own, to be rendered to traced text; it may not write what it has no value for."""
-    return TracingEnvironment(_Unwritten).from_string(template)
+    return TracingEnvironment(Unwritten).from_string(template)
 
 
 @lru_cache(maxsize=16)
 def compile_plain_template(template: str) -> jinja2.Template:
     """As `compile_template`, rendered by Jinja alone: what `compile_template`'s text must be equal to."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, undefined=_Unwritten, extensions=[_IgnoredGenerationTag, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, undefined=Unwritten, extensions=[_IgnoredGenerationTag, loopcontrols]
     )
     _furnish(environment)
     return environment.from_string(template)
@@ -196,7 +196,7 @@ def read_variables(template: str) -> frozenset[str]:
 
 def check_template(template: str) -> None:
     """Raise `ValueError` for a template that is not Jinja, or that reads a variable which it will never be given."""
-    environment = TracingEnvironment(_Unwritten)
+    environment = TracingEnvironment(Unwritten)
     try:
         tree = environment.parse(template)
         # Filters and tests are looked up by the compiler, not by the parser.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dumbo.chat.batches import BatchEncoder
 from dumbo.chat.end_tokens import AnswerFrame, probe_frame
 from dumbo.chat.rendering import Rendered, Renderer, UnprovenRenderingError, describe_refusal
 from dumbo.chat.selection import Selection, TrainedParts, select
 from dumbo.chat.traced import TOOLS
 from dumbo.chat.turns import Turn, UnprovenTurnError, check_complete, find_turns
-from dumbo.data.encoding import OffsetEncoder, cut_texts
+from dumbo.data.encoding import OffsetEncoder, cut_texts, is_unicode
 from dumbo.data.masking import Span, label_tokens, offset_array
 from dumbo.data.prompts import STAND_INS, shared_start
 from dumbo.data.records import IGNORED, Conversation, Example, Message, Origin, Record
@@ -22,7 +22,6 @@ from dumbo.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 _ONE_PROMPT = Origin("the prompt", 1)
@@ -44,16 +43,17 @@ class Labelled:
 
     input_ids: list[int]
     labels: list[int]
-    offsets: list[Span]
+    offsets: NDArray[np.int64]
     straddling: NDArray[np.intp]
 
 
-class Wrapped(NamedTuple):
-    """Ids and labels with what stands around a text; `lead` tokens stand before it."""
+class Additions(NamedTuple):
+    """Tokens before and after those of a text, and their labels."""
 
-    input_ids: list[int]
-    labels: list[int]
-    lead: int
+    lead: list[int]
+    lead_labels: list[int]
+    tail: list[int]
+    tail_labels: list[int]
 
 
 class _Writer(NamedTuple):
@@ -95,8 +95,8 @@ class ConversationFormatter(TrainFormatter):
         self.encoder = OffsetEncoder(tokenizer)
         self.start_id: int | None = tokenizer.bos_token_id
         self._special_tokens = {} if allow_special_tokens else _special_tokens(tokenizer)
-        self._is_special = np.zeros(max(tokenizer.get_vocab().values(), default=0) + 1, bool)
-        self._is_special[list(self._special_tokens)] = True
+        self.is_special = np.zeros(max(tokenizer.get_vocab().values(), default=0) + 1, bool)
+        self.is_special[list(self._special_tokens)] = True
 
     @property
     def renderer(self) -> Renderer:
@@ -110,42 +110,43 @@ class ConversationFormatter(TrainFormatter):
 
     def encode_batch(self, records: Sequence[Record]) -> list[Example | DataError]:
         """An example for each record, or what makes it unusable."""
-        prepared = [self._try_prepare(record) for record in records]
-        return self._finish(prepared, self.encoder.start_batch(_texts(prepared)))
+        prepared = [self.try_prepare(record) for record in records]
+        return self.finish(prepared, self.encoder.encode_batch(_texts(prepared)))
 
     def encode_batches(self, batches: Iterable[Sequence[Record]]) -> Iterator[list[Example | DataError]]:
-        """The same for each of `batches`: while the tokenizer, which is not Python, works on one, the next is
-        rendered."""
-        waiting: tuple[list[Prepared | DataError], Future[list[Encoding]]] | None = None
-        with ThreadPoolExecutor(1) as pool:
-            for batch in batches:
-                prepared = [self._try_prepare(record) for record in batch]
-                started = pool.submit(self.encoder.start_batch, _texts(prepared))
-                if waiting is not None:
-                    yield self._finish(waiting[0], waiting[1].result())
-                waiting = prepared, started
-            if waiting is not None:
-                yield self._finish(waiting[0], waiting[1].result())
+        """The same for each of `batches`, its numbers packed, with what conversations have in common found once."""
+        encoder = BatchEncoder(self)
+        return (encoder.encode(batch) for batch in batches)
 
-    def _finish(self, prepared: Sequence[Prepared | DataError], encoded: list[Encoding]) -> list[Example | DataError]:
-        encodings = iter(encoded)
+    def encode_one(self, record: Record) -> Example | DataError:
+        """The example of one record, or what makes it unusable."""
+        return self.encode_batch([record])[0]
+
+    def finish(
+        self,
+        prepared: Sequence[Prepared | DataError],
+        encoded: Iterable[tuple[list[int], Sequence[Span] | NDArray[np.int64]]],
+    ) -> list[Example | DataError]:
+        """The examples of conversations; `encoded` has the tokens of those that are no error."""
+        remaining = iter(encoded)
         results: list[Example | DataError] = []
         for item in prepared:
             if isinstance(item, DataError):
                 results.append(item)
                 continue
+            tokens = next(remaining)
             try:
-                encoding = next(encodings)
-                results.append(self._example(item, self._label(item, encoding.ids, encoding.offsets)))
+                results.append(self._example(item, self._label(item, *tokens)))
             except DataError as error:
                 results.append(error)
         return results
 
     def explain(self, record: Record) -> Explanation:
         """The record's example with the text of each token and the place of each message."""
-        prepared = self._prepare(record)
+        prepared = self.prepare(record)
         labelled = self._label(prepared, *self.encoder.encode(prepared.rendered.text))
-        lead = self._wrap(prepared, labelled).lead
+        additions = self.additions(prepared.rendered.text, prepared.selection.spans, labelled.input_ids)
+        lead = len(additions.lead) if additions is not None else 0
         return _explain(prepared, labelled, self._example(prepared, labelled), lead, self.tokenizer)
 
     def write_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int] | None:
@@ -172,13 +173,14 @@ class ConversationFormatter(TrainFormatter):
         """The ids of a prompt with what stands before every text."""
         return input_ids
 
-    def _try_prepare(self, record: Record) -> Prepared | DataError:
+    def try_prepare(self, record: Record) -> Prepared | DataError:
+        """As `prepare`, with the error returned."""
         try:
-            return self._prepare(record)
+            return self.prepare(record)
         except DataError as error:
             return error
 
-    def _prepare(self, record: Record) -> Prepared:
+    def prepare(self, record: Record) -> Prepared:
         """The text of a record, and what of it is trained. Raises `DataError` where something of it is not certain."""
         conversation = _conversation(record, self.name)
         rendered, turns = self._locate(conversation)
@@ -207,7 +209,7 @@ class ConversationFormatter(TrainFormatter):
             raise conversation.origin.error(message) from None
         if not rendered.text:
             raise conversation.origin.error("the template writes nothing", "check that it loops over 'messages'")
-        if not _is_unicode(rendered.text):
+        if not is_unicode(rendered.text):
             raise conversation.origin.error("a text has half of a character (\\ud800 to \\udfff alone)")
         turns = find_turns(rendered, conversation, frame)
         try:
@@ -228,19 +230,25 @@ class ConversationFormatter(TrainFormatter):
             return conversation.origin.error("no message to train on", hint)
         return conversation.origin.error("no token to train on", "the row says that none of its messages is trained")
 
-    def _label(self, prepared: Prepared, input_ids: list[int], offsets: list[Span]) -> Labelled:
+    def _label(self, prepared: Prepared, input_ids: list[int], offsets: Sequence[Span] | NDArray[np.int64]) -> Labelled:
         places = offset_array(offsets)
-        labels, straddling = label_tokens(input_ids, places, self._trained_spans(prepared))
+        spans = self.trained_spans(prepared.rendered.text, prepared.selection.spans)
+        labels, straddling = label_tokens(input_ids, places, spans)
         self._refuse_special_tokens(prepared, input_ids, places)
-        return Labelled(input_ids, labels, offsets, straddling)
+        return Labelled(input_ids, labels, places, straddling)
 
-    def _trained_spans(self, prepared: Prepared) -> list[Span]:
-        return prepared.selection.spans
+    def trained_spans(self, text: str, spans: list[Span]) -> list[Span]:
+        """The characters of `text` of which tokens are trained, where `spans` were chosen."""
+        return spans
 
     def _example(self, prepared: Prepared, labelled: Labelled) -> Example:
         """The example. Raises `DataError` where no token is trained; the first never is, as nothing predicts it."""
         origin = prepared.conversation.origin
-        input_ids, labels, _ = self._wrap(prepared, labelled)
+        input_ids, labels = labelled.input_ids, labelled.labels
+        additions = self.additions(prepared.rendered.text, prepared.selection.spans, input_ids)
+        if additions is not None:
+            input_ids = [*additions.lead, *input_ids, *additions.tail]
+            labels = [*additions.lead_labels, *labels, *additions.tail_labels]
         if all(label == IGNORED for label in labels[1:]):
             message = "no token to train on"
             raise origin.error(message, "what is trained is empty, or shares its tokens with what is not")
@@ -253,16 +261,16 @@ class ConversationFormatter(TrainFormatter):
             counts["straddling tokens"] = len(labelled.straddling)
         return Example(input_ids, labels, origin, counts)
 
-    def _wrap(self, prepared: Prepared, labelled: Labelled) -> Wrapped:
-        """Ids and labels with what stands around every text; chat templates write all of it themselves."""
-        return Wrapped(labelled.input_ids, labelled.labels, 0)
+    def additions(self, text: str, spans: Sequence[Span], input_ids: Sequence[int]) -> Additions | None:
+        """What stands around every text; chat templates write all of it themselves."""
+        return None
 
     def _refuse_special_tokens(self, prepared: Prepared, input_ids: list[int], offsets: NDArray[np.int64]) -> None:
         """Raise `DataError` where a message has a text that the tokenizer takes for a special token: whoever wrote it
         could end a turn, or begin one."""
         import numpy as np
 
-        special = np.flatnonzero(self._is_special[input_ids])
+        special = np.flatnonzero(self.is_special[input_ids])
         rendered = prepared.rendered
         pieces = [piece for piece in (*rendered.pieces, *rendered.headers) if piece.end > piece.start]
         if not len(special) or not pieces:
@@ -287,15 +295,6 @@ class ConversationFormatter(TrainFormatter):
                 )
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be encoded: tokenizers fail on halves of characters, for all rows of a batch."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _texts(prepared: Sequence[Prepared | DataError]) -> list[str]:
     return [item.rendered.text for item in prepared if isinstance(item, Prepared)]
 
@@ -304,7 +303,8 @@ def _explain(
     prepared: Prepared, labelled: Labelled, example: Example, lead: int, tokenizer: PreTrainedTokenizerBase
 ) -> Explanation:
     """Texts and places, by the tokens' characters; `lead` tokens stand before those of the text."""
-    texts = cut_texts(prepared.rendered.text, labelled.offsets)
+    offsets = [(start, end) for start, end in labelled.offsets.tolist()]
+    texts = cut_texts(prepared.rendered.text, offsets)
     before = [str(tokenizer.decode([token])) for token in example.input_ids[:lead]]
     after = [str(tokenizer.decode([token])) for token in example.input_ids[lead + len(texts) :]]
     places: list[MessageTokens] = []
@@ -312,7 +312,7 @@ def _explain(
         if turn is None:
             continue
         first, last = turn.pieces[0].start, turn.pieces[-1].end
-        ours = [place for place, (start, end) in enumerate(labelled.offsets) if start < last and end > first]
+        ours = [place for place, (start, end) in enumerate(offsets) if start < last and end > first]
         if ours:
             places.append(MessageTokens(turn.index, turn.role, lead + ours[0], lead + ours[-1] + 1))
     straddling = frozenset(lead + int(place) for place in labelled.straddling)

@@ -14,6 +14,7 @@ import jinja2
 from dumbo.bridge.chat_templates import render_chat_template
 from dumbo.chat.environment import (
     SPECIAL_TOKENS,
+    Unwritten,
     compile_chat_template,
     compile_plain_template,
     compile_template,
@@ -23,6 +24,7 @@ from dumbo.chat.environment import (
 )
 from dumbo.chat.made_up import call, question
 from dumbo.chat.traced import REWRITTEN, TOOLS, Field, runs_of, trace
+from dumbo.chat.unseen import Outline, OutlineFinder
 from dumbo.data.records import Message
 from dumbo.errors import ConfigError
 
@@ -103,6 +105,14 @@ class Renderer(Protocol):
         """Return the text of the conversation, followed by the header of an answer where `generation_prompt` is set."""
         ...
 
+    def outline(self, roles: Sequence[str]) -> Outline | None:
+        """What is written for messages of `roles` with contents alone, where that does not depend on the contents."""
+        ...
+
+    def render_plain(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation without tools, by Jinja as the model's users have it: nothing of it is located."""
+        ...
+
 
 class TemplateRenderer:
     """Renders a template of the user's own."""
@@ -113,6 +123,20 @@ class TemplateRenderer:
         self.tokens = {name: str(tokens[name]) for name in SPECIAL_TOKENS if name in tokens}
         self.marks_generation = marks_generation(template)
         self.checks = _Checks(template)
+        self._outlines = OutlineFinder(
+            template, Unwritten, {**self.tokens, "tools": None, "add_generation_prompt": False}
+        )
+
+    def outline(self, roles: Sequence[str]) -> Outline | None:
+        """What is written for messages of `roles` with contents alone, where that does not depend on the contents."""
+        return self._outlines.find(roles)
+
+    def render_plain(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation without tools, by Jinja alone."""
+        return self._render_plain(messages, {**self.tokens, "tools": None, "add_generation_prompt": False})
+
+    def _render_plain(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        return compile_plain_template(self.template).render(messages=[dict(m) for m in messages], **variables)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), generation_prompt: bool = False
@@ -124,8 +148,7 @@ class TemplateRenderer:
             messages=_traced(messages), **{**variables, "tools": traced_tools}
         )
         if self.checks.wants(messages, tools, generation_prompt):
-            plain = compile_plain_template(self.template).render(messages=[dict(m) for m in messages], **variables)
-            _check_equal(text, plain)
+            _check_equal(text, self._render_plain(messages, variables))
         return _located(text, self.marks_generation)
 
 
@@ -138,8 +161,18 @@ class ChatTemplateRenderer:
         self.variables = {**tokenizer.special_tokens_map, **variables}
         self.checks = _Checks(template)
         self.marks_generation = marks_generation(template)
+        given = {"tools": None, "documents": None, "add_generation_prompt": False}
+        self._outlines = OutlineFinder(template, jinja2.Undefined, {**given, **self.variables})
         self._dumps_arguments = False
         self._dumps_arguments = self._wants_text()
+
+    def outline(self, roles: Sequence[str]) -> Outline | None:
+        """What is written for messages of `roles` with contents alone, where that does not depend on the contents."""
+        return self._outlines.find(roles)
+
+    def render_plain(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation without tools, by Transformers."""
+        return render_chat_template(self.template, messages, (), False, self.variables)
 
     def _wants_text(self) -> bool:
         """Whether the template takes the arguments of calls as JSON text only: it fails on a mapping."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from dumbo.data.cuts import find_cuts
 from dumbo.data.masking import Span
+from dumbo.data.word_cache import FlatTokens, WordCache, flatten
 from dumbo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 _LONGEST_CHARACTER = 8
 """Tokens that may be one character before each is shown as it is."""
+_FIRST_CHECKED = 32
+_CHECKED_EVERY = 256
+"""Texts that are encoded as a whole, too: cutting them is proven, and this would show an error in the proof."""
 
 
 class OffsetEncoder:
@@ -37,6 +43,9 @@ class OffsetEncoder:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
+        cuts = find_cuts(backend)
+        self._words = WordCache(backend, cuts) if cuts is not None else None
+        self._num_seen = 0
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
         """Return token ids and, for each token, its characters in `text`."""
@@ -45,12 +54,44 @@ class OffsetEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
         """As `encode`, for many texts at once, on all cores."""
-        return [(encoding.ids, encoding.offsets) for encoding in self.start_batch(texts)]
+        return [(encoding.ids, encoding.offsets) for encoding in self._encode(texts)]
 
-    def start_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """What `encode_batch` makes its lists of. While it runs, other threads of Python do."""
+    def encode_flat(self, texts: Sequence[str]) -> FlatTokens:
+        """As `encode_batch`, as arrays: with each word of the texts encoded once, where texts can be cut into words."""
+        import numpy as np
+
+        if self._words is None or not texts:
+            return flatten(self._encode(texts), texts)
+        tokens = self._words.encode(texts)
+        due = [place for place in range(len(texts)) if self._is_due(self._num_seen + place)]
+        self._num_seen += len(texts)
+        for place, encoding in zip(due, self._encode([texts[place] for place in due]), strict=True):
+            ours = slice(*tokens.rows[place : place + 2])
+            expected = flatten([encoding], [texts[place]])
+            start = tokens.places[place]
+            found = np.stack([tokens.ids[ours], tokens.starts[ours] - start, tokens.ends[ours] - start])
+            if not np.array_equal(found, np.stack([expected.ids, expected.starts, expected.ends])):
+                self._words = None
+                warnings.warn("texts are tokenised whole, as their words give other tokens than they do", stacklevel=2)
+                return flatten(self._encode(texts), texts)
+        return tokens
+
+    def _is_due(self, number: int) -> bool:
+        """Whether a text is encoded as a whole too, to see that the tokens are the same."""
+        return number < _FIRST_CHECKED or number % _CHECKED_EVERY == 0
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
         encodings: list[Encoding] = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return encodings
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: tokenizers fail on halves of characters, for all texts of a batch."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

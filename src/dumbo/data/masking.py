@@ -29,14 +29,25 @@ def label_tokens(
     import numpy as np
 
     starts, ends = offset_array(offsets).T
+    edges = np.array(spans, np.int64).reshape(-1, 2)
+    labels, straddling = label_places(np.asarray(input_ids, np.int64), starts, ends, edges)
+    return labels.tolist(), np.flatnonzero(straddling)
+
+
+def label_places(
+    input_ids: NDArray[np.integer], starts: NDArray[np.int64], ends: NDArray[np.int64], spans: NDArray[np.int64]
+) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """As `label_tokens`, of arrays: the tokens' first characters and those after the last, and spans [spans, 2]. Return
+    the labels, and whether each token straddles."""
+    import numpy as np
+
     # A span behind the text saves a case for tokens behind the last one.
-    edges = np.array([*spans, (2**62, 2**62)], np.int64)
+    edges = np.concatenate([spans, np.full((1, 2), 2**62)])
     current = np.searchsorted(edges[:, 1], starts, side="right")
     first, last = edges[current, 0], edges[current, 1]
     inside = (first <= starts) & (ends <= last)
-    labels = np.where(inside, np.asarray(input_ids, np.int64), IGNORED)
     straddling = ~inside & (np.maximum(starts, first) < np.minimum(ends, last))
-    return labels.tolist(), np.flatnonzero(straddling)
+    return np.where(inside, input_ids, input_ids.dtype.type(IGNORED)), straddling
 
 
 def offset_array(offsets: Sequence[Span] | NDArray[np.int64]) -> NDArray[np.int64]:

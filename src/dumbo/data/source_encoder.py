@@ -14,7 +14,7 @@ from dumbo.data.sources import Source, placed
 from dumbo.data.train_format import Explanation, TrainFormatter
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import TrainFormatPlugin
-from dumbo.plugin_results import example_fault, shown
+from dumbo.plugin_results import example_fault, packed_are_sound, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,8 +76,9 @@ class SourceEncoder:
             for batch in batches:
                 results = self._complete(batch, next(encoded, None))
                 gc.collect(1)
-                for record, result in zip(batch, results, strict=True):
-                    yield record, self._checked(record, result)
+                if not packed_are_sound(results, self._num_embeddings):
+                    results = [self._checked(*pair) for pair in zip(batch, results, strict=True)]
+                yield from zip(batch, results, strict=True)
 
     def explain(self, record: Record) -> Explanation | None:
         """The record's example, explained; None where the format is a function that explains nothing.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from dumbo.chat.end_tokens import AnswerFrame, writes_token
-from dumbo.chat.formatter import ConversationFormatter, Labelled, Prepared, Wrapped
+from dumbo.chat.formatter import Additions, ConversationFormatter
 from dumbo.chat.names import TEMPLATES, template_text
 from dumbo.chat.rendering import Renderer, TemplateRenderer, chat_renderers
 from dumbo.chat.selection import TrainedParts
@@ -61,36 +61,35 @@ class JinjaMessages(ConversationFormatter):
         ends = _checked_ends(options, tokenizer, renderers)
         super().__init__("jinja_messages", renderers, tokenizer, parts, ends, options.allow_special_tokens)
 
-    def _trained_spans(self, prepared: Prepared) -> list[Span]:
+    def trained_spans(self, text: str, spans: list[Span]) -> list[Span]:
         """To get to the end token the model has to write the whitespace before it."""
-        spans = prepared.selection.spans
-        if self.parts.end_of_text == "none" or not self._ends_with_answer(prepared):
+        if self.parts.end_of_text == "none" or not self._ends_with_answer(text, spans):
             return spans
-        return [*spans[:-1], (spans[-1][0], len(prepared.rendered.text))]
+        return [*spans[:-1], (spans[-1][0], len(text))]
 
-    def _wrap(self, prepared: Prepared, labelled: Labelled) -> Wrapped:
-        input_ids, labels = labelled.input_ids, labelled.labels
-        if not self._ends_itself(prepared):
-            is_trained = self.parts.end_of_text == "all" or self._ends_with_answer(prepared)
-            input_ids = [*input_ids, self.end_id]
-            labels = [*labels, self.end_id if is_trained and self.parts.end_of_text != "none" else IGNORED]
-        whole = self._with_start(input_ids)
-        if len(whole) > len(input_ids):
-            start_labels = self.start_ids if self.parts.whole_text else [IGNORED] * len(self.start_ids)
-            labels = [*start_labels, *labels]
-        return Wrapped(whole, labels, len(whole) - len(input_ids))
+    def additions(self, text: str, spans: Sequence[Span], input_ids: Sequence[int]) -> Additions:
+        """The tokens of a plain text's beginning, and the end token, as far as the template does not write them."""
+        tail: list[int] = []
+        tail_labels: list[int] = []
+        if not self._ends_itself(text):
+            is_trained = self.parts.end_of_text == "all" or self._ends_with_answer(text, spans)
+            tail = [self.end_id]
+            tail_labels = [self.end_id if is_trained and self.parts.end_of_text != "none" else IGNORED]
+        lead = self._missing_start([*input_ids[: len(self.start_ids)], *tail])
+        return Additions(lead, lead if self.parts.whole_text else [IGNORED] * len(lead), tail, tail_labels)
 
     def _with_start(self, input_ids: list[int]) -> list[int]:
-        is_there = input_ids[: len(self.start_ids)] == self.start_ids
-        return input_ids if is_there else [*self.start_ids, *input_ids]
+        return [*self._missing_start(input_ids), *input_ids]
 
-    def _ends_itself(self, prepared: Prepared) -> bool:
-        return prepared.rendered.text.rstrip().endswith(self.end)
+    def _missing_start(self, input_ids: list[int]) -> list[int]:
+        return [] if input_ids[: len(self.start_ids)] == self.start_ids else self.start_ids
 
-    def _ends_with_answer(self, prepared: Prepared) -> bool:
+    def _ends_itself(self, text: str) -> bool:
+        return text.rstrip().endswith(self.end)
+
+    def _ends_with_answer(self, text: str, spans: Sequence[Span]) -> bool:
         """Whether the end token that the format adds follows what is trained."""
-        spans = prepared.selection.spans
-        return not self._ends_itself(prepared) and bool(spans) and not prepared.rendered.text[spans[-1][1] :].strip()
+        return not self._ends_itself(text) and bool(spans) and not text[spans[-1][1] :].strip()
 
 
 def _frame_warnings(frame: AnswerFrame) -> Iterator[str]:

@@ -1,0 +1,177 @@
+"""Tokens of texts, put together from those of their words: most words of a text were seen before."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
+
+from dumbo.data.cuts import Cuts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Encoding, Tokenizer
+
+_MOST_WORDS = 200_000
+_MOST_TOKENS = 2_000_000
+"""Where one of them is reached the cache begins anew: it takes some 50 MB at most, and one batch more."""
+
+
+@dataclass(frozen=True)
+class FlatTokens:
+    """The tokens of many texts, one after the other; those of text `i` are `[rows[i], rows[i + 1])`."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    """The first character of each token, counted through all texts with one place left free behind each."""
+    ends: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    """Where each text begins by that count."""
+
+
+def place_texts(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Where each text begins when characters are counted through all of them, with one left free behind each: what
+    ends with a text is not beside what begins with the next."""
+    import numpy as np
+
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
+    return np.cumsum(lengths) - lengths
+
+
+def flatten(encodings: Sequence[Encoding], texts: Sequence[str]) -> FlatTokens:
+    """What the tokenizer made of `texts`."""
+    import numpy as np
+
+    lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, lengths.sum())
+    places = place_texts(texts)
+    pairs = _offsets(encodings, int(lengths.sum())) + np.repeat(places, lengths)[:, None]
+    return FlatTokens(ids, pairs[:, 0], pairs[:, 1], np.append(0, np.cumsum(lengths)), places)
+
+
+def split_texts(tokens: FlatTokens) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """The ids of each text, and its tokens' first characters and those after the last, [tokens, 2]."""
+    import numpy as np
+
+    pairs = np.stack([tokens.starts, tokens.ends], axis=1)
+    for place, (start, end) in zip(tokens.places.tolist(), pairwise(tokens.rows.tolist()), strict=True):
+        yield tokens.ids[start:end].tolist(), pairs[start:end] - place
+
+
+def _offsets(encodings: Iterable[Encoding], count: int) -> NDArray[np.int64]:
+    """The characters of all tokens, [tokens, 2]."""
+    import numpy as np
+
+    pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
+    return np.fromiter(chain.from_iterable(pairs), np.int64, 2 * count).reshape(-1, 2)
+
+
+class _Numbers(dict[str, int]):
+    """Numbers of words, from 0; one that is not known gets the next, and is noted as new."""
+
+    def __init__(self) -> None:
+        self.new: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self)
+        self.new.append(word)
+        return number
+
+
+class WordCache:
+    """Encodes texts by cutting them into words, each of which the tokenizer sees once."""
+
+    def __init__(self, backend: Tokenizer, cuts: Cuts, most_words: int = _MOST_WORDS) -> None:
+        """`most_words` are kept; when there are more, the cache begins anew."""
+        self.backend, self.cuts, self.most_words = backend, cuts, most_words
+        self._clear()
+
+    def encode(self, texts: Sequence[str]) -> FlatTokens:
+        """The tokens of the texts."""
+        import numpy as np
+
+        if len(self._numbers) > self.most_words or len(self._ids) > _MOST_TOKENS:
+            self._clear()
+        words, counts = self._cut(texts)
+        number = self._numbers.__getitem__
+        word = np.fromiter(map(number, words), np.int64, len(words))
+        self._learn()
+        # The tokens of a word lie together: the first of each, and how many they are.
+        sizes = np.frombuffer(self._sizes, np.int32)[word]
+        first = np.frombuffer(self._firsts, np.int64)[word]
+        lengths = np.frombuffer(self._lengths, np.int32)[word].astype(np.int64)
+        after = np.cumsum(sizes, dtype=np.int64)
+        where = np.arange(after[-1] if len(after) else 0) + np.repeat(first - (after - sizes), sizes)
+        # Behind each text one place is left free.
+        of_text = np.repeat(np.arange(len(texts)), counts)
+        begins = np.repeat(np.cumsum(lengths) - lengths + of_text, sizes)
+        rows = np.concatenate([np.zeros(1, np.int64), after])[np.concatenate([[0], np.cumsum(counts)])]
+        return FlatTokens(
+            np.frombuffer(self._ids, np.int32)[where],
+            np.frombuffer(self._starts, np.int32)[where] + begins,
+            np.frombuffer(self._ends, np.int32)[where] + begins,
+            rows,
+            place_texts(texts),
+        )
+
+    def _cut(self, texts: Sequence[str]) -> tuple[list[str], list[int]]:
+        """The words of all texts, and how many each text has."""
+        find, tokens, uncut = self.cuts.words.findall, self.cuts.tokens, self.cuts.uncut
+        words: list[str] = []
+        counts: list[int] = []
+        before = 0
+        for text in texts:
+            if uncut is not None and uncut.search(text):
+                words.append(text)
+            elif tokens is None:
+                words += find(text)
+            else:
+                for part in tokens.split(text):
+                    words += find(part)
+            counts.append(len(words) - before)
+            before = len(words)
+        return words, counts
+
+    def _learn(self) -> None:
+        """Ask the tokenizer for the new words."""
+        import numpy as np
+
+        new, self._numbers.new = self._numbers.new, []
+        if not new:
+            return
+        lengths = np.fromiter(map(len, new), np.int32, len(new))
+        sizes, firsts = np.zeros(len(new), np.int32), np.zeros(len(new), np.int64)
+        uncut = self.cuts.uncut
+        # Words that begin with a space may follow one another, as in a text: one text of them all takes half the time.
+        joined = [place for place, word in enumerate(new) if word[0] == " " and not word[-1].isspace()]
+        text = "".join(new[place] for place in joined)
+        alone = [place for place, word in enumerate(new) if word[0] != " " or word[-1].isspace()]
+        if uncut is not None and uncut.search(text):
+            joined, alone, text = [], list(range(len(new))), ""
+        encodings = self.backend.encode_batch([text, *(new[place] for place in alone)], add_special_tokens=False)
+        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        pairs = _offsets(encodings, int(counts.sum()))
+        if joined:
+            ends = np.cumsum(lengths[joined])
+            of_word = np.searchsorted(ends, pairs[: counts[0], 0], side="right")
+            pairs[: counts[0]] -= (ends - lengths[joined])[of_word][:, None]
+            sizes[joined] = np.bincount(of_word, minlength=len(joined))
+        sizes[alone] = counts[1:]
+        order = [*joined, *alone]
+        firsts[order] = len(self._ids) + np.cumsum(sizes[order]) - sizes[order]
+        self._firsts.frombytes(firsts.tobytes())
+        self._sizes.frombytes(sizes.tobytes())
+        self._lengths.frombytes(lengths.tobytes())
+        self._starts.frombytes(pairs[:, 0].astype(np.int32).tobytes())
+        self._ends.frombytes(pairs[:, 1].astype(np.int32).tobytes())
+        for encoding in encodings:
+            self._ids.extend(encoding.ids)
+
+    def _clear(self) -> None:
+        self._numbers = _Numbers()
+        self._firsts, self._sizes, self._lengths = array("q"), array("i"), array("i")
+        self._ids, self._starts, self._ends = array("i"), array("i"), array("i")
