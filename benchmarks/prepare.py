@@ -1,8 +1,11 @@
-"""Rows per second from a JSONL file of conversations to tokens and labels, beside TRL's way to the same mask.
+"""From a JSONL file of conversations to packed sequences with the labels of answers alone: dumbo, and TRL beside it.
 
-The peer is what TRL's `SFTTrainer` does for `assistant_only_loss`: `apply_chat_template` with
-`return_assistant_tokens_mask` on every row of a `Dataset.map`, with a template that marks what the assistant says.
-Conversations are made of sentences of dumbo's own documentation, the tokenizer is learned from them.
+Each measurement is a process of its own, by turns, and begins when everything is imported and the tokenizer and a tiny
+model are there. dumbo reads, tokenises, cuts what is too long and packs (`trainer.data.packing`, `too_long: split`).
+The peer reads with `datasets.load_dataset` and does what `SFTTrainer` does with `packing=True` and
+`assistant_only_loss=True`; its own packing (`bfd`) cuts off what is too long. Both get the same rows, the same
+tokenizer and ChatML, the peer's with the marks that it needs; before anything is measured, tokens and labels of some
+rows are compared. Processor seconds are user and system time of the process and its children.
 """
 
 from __future__ import annotations
@@ -11,23 +14,23 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "prepare.json"
-TEXTS = Path(__file__).parents[1] / "src" / "dumbo" / "docs"
+from conversations import CHATML, learn_tokenizer, write_conversations
 
-MARKED = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}{{ '\\n' }}"
-    "{% else %}{{ message.content }}<|im_end|>\n{% endif %}{% endfor %}"
-)
-"""ChatML with the marks that the peer needs; dumbo is given ChatML by its name, without any."""
+RESULT = Path(__file__).parent / "results" / "prepare.json"
+LENGTHS = (512, 1024)
+COMPARED = 64
 
 RUN = """\
 model:
@@ -39,133 +42,256 @@ datasets:
     train_format: {{type: chat_template, chat_template: chatml}}
 trainer:
   arguments: {{batch_size: 16, learning_rate: 1e-4}}
+  data: {{sequence_length: {length}, packing: true, too_long: split}}
 plugins: [transformers, transformers_trainer, polars, jinja_formatter]
 """
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print, write the JSON file."""
+    """Measure, print, write the JSON file and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=5000, help="conversations (5000)")
-    parser.add_argument("--peer-rows", type=int, default=1000, help="of them for the peer, which is slower (1000)")
+    parser.add_argument("--rows", type=int, default=50_000, help="conversations (50000)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each, by turns (3)")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "FOLDER", "LENGTH"), help="one of them, in this process")
     options = parser.parse_args(words)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_run(Path(folder), options.rows)
-        results: list[dict[str, float]] = []
-        for _ in range(options.repeat):
-            ours = measure_dumbo(Path(folder), tokenizer)
-            peer = measure_peer(Path(folder), tokenizer, min(options.peer_rows, options.rows))
-            results.append({**ours, "trl_rows_per_second": peer})
-    report = summary(results, options.rows)
+    if options.measure:
+        what, folder, length = options.measure
+        print(json.dumps(MEASURED[what](Path(folder), int(length))))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        rows = {"rows": options.rows, **write_run(Path(name), options.rows)}
+        print(", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in rows.items()), flush=True)
+        compare_labels(Path(name))
+        results = list(measure(Path(name), options.repeat))
+    report = summary(results, rows)
     print(table(report))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plot(report, options.output.with_suffix(".png"))
     print(f"\nwritten to {options.output}")
     return 0
 
 
-def write_run(folder: Path, rows: int) -> Any:
-    """Write conversations, a configuration and a tokenizer into `folder`; return the tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+def write_run(folder: Path, rows: int) -> dict[str, int]:
+    """Write conversations, configurations, a tokenizer and a tiny model into `folder`; return what the rows have."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    text = "\n".join(file.read_text(encoding="utf-8") for file in sorted(TEXTS.glob("*.md")))
-    sentences = [sentence.strip() + "." for sentence in text.replace("\n", " ").split(".") if len(sentence) > 20]
-    sentences = [sentence for sentence in sentences if "<|" not in sentence]  # A message may hold no special token.
-    draw = random.Random(0)
-    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for _ in range(rows):
-            turns = [" ".join(draw.choices(sentences, k=draw.randint(1, 4))) for _ in range(2 * draw.randint(1, 3))]
-            roles = ("user", "assistant")
-            messages = [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
-            file.write(json.dumps({"messages": messages}) + "\n")
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        text.splitlines(),
-        trainers.BpeTrainer(vocab_size=8000, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer = learn_tokenizer()
     tokenizer.save_pretrained(folder)
-    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(folder)
-    (folder / "run.yaml").write_text(RUN.format(folder=folder), encoding="utf-8")
-    return tokenizer
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    for length in LENGTHS:
+        (folder / f"run-{length}.yaml").write_text(RUN.format(folder=folder, length=length), encoding="utf-8")
+    return write_conversations(folder / "rows.jsonl", rows, tokenizer)
 
 
-def measure_dumbo(folder: Path, tokenizer: Any) -> dict[str, float]:
-    """Rows per second of reading, of tokens and labels, and of both with their gathering in flat arrays."""
+def compare_labels(folder: Path) -> None:
+    """Make sure that both sides make the same of the first rows."""
+    from transformers import AutoTokenizer
+
     from dumbo.configure import configure
-    from dumbo.data.dataset import TokenDataset
-    from dumbo.data.records import Example
     from dumbo.data.source_encoder import SourceEncoder
     from dumbo.data.sources import read_sources
     from dumbo.launch import Launch
 
-    configured = configure(folder / "run.yaml", [], Launch.from_environment())
-    start = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    configured = configure(folder / f"run-{LENGTHS[0]}.yaml", [], Launch.from_environment())
     [source] = read_sources(configured.config, configured.plugins)
-    was_read = time.perf_counter()
     encoder = SourceEncoder(source, configured.plugins, tokenizer)
-    results = [result for _, result in encoder.encode(source.records)]
-    was_encoded = time.perf_counter()
-    dataset = TokenDataset.from_examples(result for result in results if isinstance(result, Example))
-    end = time.perf_counter()
-    rows = len(source.records)
-    assert len(dataset) == rows
+    for record, ours in encoder.encode(source.records[:COMPARED]):
+        messages = [dict(message) for message in record.messages]
+        theirs = tokenizer.apply_chat_template(
+            messages, chat_template=CHATML, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, masks = theirs["input_ids"], theirs["assistant_masks"]
+        labels = [token if mask else -100 for token, mask in zip(ids, masks, strict=True)]
+        if (list(ours.input_ids), list(ours.labels)) != (ids, labels):
+            raise SystemExit(f"{record.origin}: the two sides make different tokens or labels")
+
+
+def measure(folder: Path, repeat: int) -> Iterator[dict[str, Any]]:
+    """Each side with each length, by turns."""
+    for _ in range(repeat):
+        for length in LENGTHS:
+            for what in MEASURED:
+                command = [sys.executable, __file__, "--measure", what, str(folder), str(length)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found = json.loads(done.stdout.splitlines()[-1])
+                print(f"{what} {length}: {found['cpu_seconds']:.1f} s of processor time", flush=True)
+                yield {"what": what, "length": length, **found}
+
+
+@contextmanager
+def clocked() -> Iterator[dict[str, float]]:
+    """What the block takes: seconds, processor seconds, and the most memory of the process in MiB."""
+    found: dict[str, float] = {"memory_before_mib": _peak_memory()}
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
+    yield found
+    found["wall_seconds"], found["cpu_seconds"] = time.perf_counter() - wall, sum(os.times()[:4]) - processor
+    found["memory_mib"] = _peak_memory()
+
+
+def _peak_memory() -> float:
+    """MiB. Not by `getrusage`, which also has what the process that started this one needed."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def measure_dumbo(folder: Path, length: int) -> dict[str, float]:
+    """The sequences of an epoch, as `dumbo train` makes them."""
+    import polars  # noqa: F401 (the peer's reader is imported before the clock starts, too)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dumbo.configure import configure
+    from dumbo.console import Console
+    from dumbo.data.build import build_datasets
+    from dumbo.data.sources import read_sources
+    from dumbo.launch import Launch
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    configured = configure(folder / f"run-{length}.yaml", [], Launch.from_environment())
+    config, plugins = configured.config, configured.plugins
+    with clocked() as found:
+        sources = read_sources(config, plugins)
+        datasets = build_datasets(sources, config, plugins, model, tokenizer, Console(enabled=False))
+        epoch = datasets.sequences.of_epoch(0)
     return {
-        "read_rows_per_second": rows / (was_read - start),
-        "encode_rows_per_second": rows / (was_encoded - was_read),
-        "rows_per_second": rows / (end - start),
-        "tokens_per_second": dataset.num_tokens / (end - start),
-        "tokens_per_row": dataset.num_tokens / rows,
+        **found,
+        "tokens": int(epoch.lengths.sum()),
+        "trained": datasets.train.num_supervised,
+        "sequences": len(epoch.lengths),
     }
 
 
-def measure_peer(folder: Path, tokenizer: Any, rows: int) -> float:
-    """Rows per second of the peer, from rows in memory."""
-    from datasets import Dataset, disable_progress_bars
+def measure_trl(folder: Path, length: int) -> dict[str, float]:
+    """The rows of the peer's packed data set."""
+    from datasets import disable_progress_bars, load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+    from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()
-    lines = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:rows]
-    dataset = Dataset.from_list([json.loads(line) for line in lines])
+    logging.set_verbosity_error()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    config = SFTConfig(
+        output_dir=str(folder / "out"),
+        packing=True,
+        max_length=length,
+        assistant_only_loss=True,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+    )
 
-    def tokenise(row: dict[str, Any]) -> dict[str, Any]:
-        made = tokenizer.apply_chat_template(
-            row["messages"], chat_template=MARKED, return_dict=True, return_assistant_tokens_mask=True
-        )
-        return {"input_ids": made["input_ids"], "assistant_masks": made["assistant_masks"]}
+    class ClockedTrainer(SFTTrainer):
+        """Notes how long it takes to prepare the rows."""
 
-    start = time.perf_counter()
-    dataset.map(tokenise, remove_columns=["messages"], load_from_cache_file=False)
-    return rows / (time.perf_counter() - start)
+        def _prepare_dataset(self, *values: Any, **named: Any) -> Any:
+            with clocked() as self.found:
+                return super()._prepare_dataset(*values, **named)
+
+    with tempfile.TemporaryDirectory() as cache:
+        with clocked() as reading:
+            rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), cache_dir=cache, split="train")
+        trainer = ClockedTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+        packed = trainer.train_dataset.with_format("numpy")
+        tokens = trained = 0
+        for batch in packed.iter(1000):
+            tokens += sum(map(len, batch["input_ids"]))
+            trained += sum(int((labels != -100).sum()) for labels in batch["labels"])
+    found = {name: value + reading[name] for name, value in trainer.found.items() if name.endswith("seconds")}
+    memory = {"memory_before_mib": reading["memory_before_mib"], "memory_mib": trainer.found["memory_mib"]}
+    return {**found, **memory, "tokens": tokens, "trained": trained, "sequences": len(packed)}
 
 
-def summary(results: Sequence[dict[str, float]], rows: int) -> dict[str, Any]:
-    """Medians, every measured value, and what they were measured on."""
-    medians = {name: round(statistics.median(result[name] for result in results), 1) for name in results[0]}
+MEASURED: Mapping[str, Callable[[Path, int], dict[str, float]]] = {"dumbo": measure_dumbo, "trl": measure_trl}
+
+
+def summary(results: Sequence[dict[str, Any]], rows: Mapping[str, int]) -> dict[str, Any]:
+    """Medians, ratios, every measured value, and what they were measured on."""
+    values = [_with_rates(result, rows) for result in results]
+    medians: dict[str, dict[str, dict[str, float]]] = {}
+    for length in LENGTHS:
+        for what in MEASURED:
+            ours = [value for value in values if (value["what"], value["length"]) == (what, length)]
+            names = list(islice(ours[0], 2, None))
+            median = {name: statistics.median(value[name] for value in ours) for name in names}
+            medians.setdefault(str(length), {})[what] = median
+    rates = ("rows_per_cpu_second", "rows_per_second", "tokens_per_cpu_second", "memory_mib")
+    ratios = {
+        length: {name: round(of["dumbo"][name] / of["trl"][name], 2) for name in rates}
+        for length, of in medians.items()
+    }
     return {
         "benchmark": "prepare",
-        "rows": rows,
+        **rows,
+        "ratio_to_trl": ratios,
         "median": medians,
-        "ratio_to_trl": round(medians["rows_per_second"] / medians["trl_rows_per_second"], 2),
-        "values": [{name: round(value, 1) for name, value in result.items()} for result in results],
+        "values": values,
+        "versions": {name: version(name) for name in ("transformers", "trl", "datasets", "tokenizers")},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 
 
-def table(report: dict[str, Any]) -> str:
+def _with_rates(result: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
+    count, tokens, capacity = rows["rows"], rows["tokens"], result["sequences"] * result["length"]
+    rates = {
+        "rows_per_cpu_second": count / result["cpu_seconds"],
+        "rows_per_second": count / result["wall_seconds"],
+        "tokens_per_cpu_second": tokens / result["cpu_seconds"],
+        "tokens_per_second": tokens / result["wall_seconds"],
+        "tokens_kept": result["tokens"] / tokens,
+        "fullness": result["tokens"] / capacity,
+    }
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in {**result, **rates}.items()}
+
+
+def table(report: Mapping[str, Any]) -> str:
     """The medians as text."""
-    lines = [f"{name.replace('_', ' '):26} {value:12,.1f}" for name, value in report["median"].items()]
-    return "\n".join(
-        [f"{report['rows']:,} conversations", *lines, f"{'ratio to TRL':26} {report['ratio_to_trl']:12.2f}"]
-    )
+    lines = []
+    for length, of in report["median"].items():
+        lines.append(f"\nsequences of {length:22} {'dumbo':>14} {'trl':>14}")
+        for name, value in of["dumbo"].items():
+            digits = 3 if name in ("tokens_kept", "fullness") else 1
+            lines.append(f"{name.replace('_', ' '):35} {value:14,.{digits}f} {of['trl'][name]:14,.{digits}f}")
+        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["ratio_to_trl"][length].items())
+        lines.append(f"dumbo / trl: {shown}")
+    return "\n".join(lines)
+
+
+def plot(report: Mapping[str, Any], file: Path) -> None:
+    """Bars of what matters, with every measured value as a dot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = {
+        "rows_per_cpu_second": "conversations per processor second",
+        "tokens_kept": "share of tokens that is kept",
+        "fullness": "share of positions with a token",
+        "memory_mib": "most memory (MiB)",
+    }
+    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.4), layout="constrained")
+    for axis, (name, title) in zip(axes, shown.items(), strict=True):
+        for place, (what, colour) in enumerate((("dumbo", "#1f6f8b"), ("trl", "#c9a227"))):
+            places = [number + 0.4 * place - 0.2 for number in range(len(LENGTHS))]
+            heights = [report["median"][str(length)][what][name] for length in LENGTHS]
+            bars = axis.bar(places, heights, 0.36, color=colour, label=what)
+            axis.bar_label(bars, fmt="%.3f" if max(heights) < 2 else "{:,.0f}", fontsize=8, padding=2)
+            for value in report["values"]:
+                if value["what"] == what:
+                    axis.plot(places[LENGTHS.index(value["length"])], value[name], ".", color="black", markersize=3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(len(LENGTHS)), [f"sequences of {length}" for length in LENGTHS], fontsize=9)
+        axis.margins(y=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.suptitle(f"{report['rows']:,} conversations to packed sequences, {report['machine']}", fontsize=11)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":
