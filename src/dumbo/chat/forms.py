@@ -17,7 +17,8 @@ from dumbo.errors import DataError
 if TYPE_CHECKING:
     from dumbo.chat.formatter import Prepared
 
-_MOST_FORMS = 4096
+_MOST_MESSAGES = 50_000
+"""Of all kinds of conversations that are kept; where they are reached it begins anew: some 30 MB."""
 _THOUGHT_MARKS = frozenset({"think>", "reasoning>"})
 """How every tag of a thought ends: of a content that has one, it is not only the content that matters."""
 _MADE_UP = Origin("a made-up conversation", 1)
@@ -86,6 +87,7 @@ class Forms:
         self._outline, self._prepare = outline, prepare
         self._known: dict[_Kind, Form | None] = {}
         self._met: set[_Kind] = set()
+        self._num_messages = 0
 
     def fill(self, record: Record) -> Filled | None:
         """The conversation by its form; None where it has none, and everything about it has to be found out."""
@@ -99,11 +101,18 @@ class Forms:
             return form.fill(contents) if form is not None else None
         if key in self._met:  # Of roles that come but once a form would be of no use.
             self._known[key] = self._make(roles, flags)
-        if len(self._met) >= _MOST_FORMS:
+        else:
+            self._meet(key)
+        return None
+
+    def _meet(self, kind: _Kind) -> None:
+        """Remember it: of the next conversation of this kind the form is made."""
+        if self._num_messages >= _MOST_MESSAGES:
             self._met.clear()
             self._known.clear()
-        self._met.add(key)
-        return None
+            self._num_messages = 0
+        self._met.add(kind)
+        self._num_messages += len(kind[0])
 
     def _make(self, roles: tuple[str, ...], flags: _Flags) -> Form | None:
         """The form of conversations with these roles, found by the long way with a made-up one."""

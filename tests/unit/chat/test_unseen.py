@@ -5,8 +5,8 @@ from random import Random
 import jinja2
 import pytest
 
+from dumbo.chat import forms
 from dumbo.chat.environment import compile_chat_template
-from dumbo.chat.forms import Forms
 from dumbo.chat.names import TEMPLATES
 from dumbo.chat.unseen import OutlineFinder
 from tests.plugins.chat_labels import chat, talk, tokenizer_of
@@ -124,12 +124,12 @@ BITS = (
 def test_a_form_is_filled_as_the_template_writes(name):
     template = TEMPLATES[name]
     build = chat(tokenizer_of("byte_level", *template.needs), chat_template=name)
-    forms = Forms(build.renderer.outline, build.prepare)
+    known = forms.Forms(build.renderer.outline, build.prepare)
     draw, num_filled = Random(name), 0
     for _ in range(60):
         roles = [*draw.choice([[], [], ["system"]]), *["user", "assistant"] * draw.randint(1, 2)]
         record = talk(*((role, "".join(draw.choices(BITS, k=draw.randint(1, 3)))) for role in roles))
-        found = forms.fill(record)
+        found = known.fill(record)
         if found is None:
             continue
         prepared = build.prepare(record)
@@ -138,6 +138,17 @@ def test_a_form_is_filled_as_the_template_writes(name):
         assert found.contents == [(piece.start, piece.end) for piece in prepared.rendered.pieces]
         num_filled += 1
     assert num_filled > 5
+
+
+def test_no_more_is_kept_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(forms, "_MOST_MESSAGES", 6)
+    build = chat(tokenizer_of("byte_level"))
+    known = forms.Forms(build.renderer.outline, build.prepare)
+    kinds = [["user", "assistant"] * count for count in (1, 2, 3)]
+    records = [talk(*((role, "a") for role in roles)) for roles in kinds]
+    found = [known.fill(record) is not None for record in (*[records[0]] * 3, *[records[1]] * 3, *[records[2]] * 3)]
+    assert found == [False, False, True] * 3 and known.fill(records[2]) is not None
+    assert known.fill(records[0]) is None  # All before the third kind are forgotten.
 
 
 def test_an_outline_is_what_jinja_writes():
