@@ -171,7 +171,8 @@ class WordCache:
     def _split(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """The places of words that may follow one another, as in a text, and of the others: to encode one text takes
         half the time of its words."""
-        joined, alone = [], []
+        joined: list[int] = []
+        alone: list[int] = []
         for place, word in enumerate(words):
             can_follow = word.startswith(self._beginnings) and not word[-1].isspace()
             (joined if can_follow else alone).append(place)

@@ -1,5 +1,7 @@
 """Tokens put together from those of words are the tokens of the whole text, or the text is not cut."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,6 +165,32 @@ def test_a_line_is_not_cut_off_where_a_match_may_go_on():
 )
 def test_other_tokenizers_see_texts_whole(backend):
     assert find_cuts(backend) is None
+
+
+def test_what_is_whitespace_for_patterns_is_whitespace_for_python():
+    ink = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000 and not chr(code).isspace())
+    split = pre_tokenizers.Split(Regex(r"\s"), "isolated")
+    assert len(split.pre_tokenize_str(ink)) == 1
+    assert len(split.pre_tokenize_str(" \t\n\r")) == 4
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama3"])
+def test_new_words_are_encoded_together_where_all_may_follow_one_another(name):
+    backend = BACKENDS[name]
+    cache = WordCache(backend, find_cuts(backend))
+    words = [" the", " a's", " x.\n\tb", " é"] + ["\n  b", "\tc"] * (name == "byte_level")
+    assert cache._split(words) == (list(range(len(words))), [])
+    assert cache._split(["a", *words, " b\n", "  ", "\n"])[1] == [0, *range(len(words) + 1, len(words) + 4)]
+
+
+def test_padding_and_truncation_of_a_tokenizer_are_of_no_account():
+    tokenizer = deepcopy(tokenizer_of("byte_level"))
+    texts = ["one two three four five", "", "six"]
+    expected = OffsetEncoder(tokenizer).encode_batch(texts)
+    tokenizer.backend_tokenizer.enable_padding(length=16)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    found = [ids for ids, _ in split_texts(OffsetEncoder(tokenizer).encode_flat(texts))]
+    assert found == [ids for ids, _ in expected]
 
 
 @pytest.mark.parametrize("kind", KINDS)
