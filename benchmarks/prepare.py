@@ -5,7 +5,8 @@ model are there. dumbo reads, tokenises, cuts what is too long and packs (`train
 The peer reads with `datasets.load_dataset` and does what `SFTTrainer` does with `packing=True` and
 `assistant_only_loss=True`; its own packing (`bfd`) cuts off what is too long. Both get the same rows, the same
 tokenizer and ChatML, the peer's with the marks that it needs; before anything is measured, tokens and labels of some
-rows are compared. Processor seconds are user and system time of the process and its children.
+rows are compared. What dumbo does not keep are the pieces of long rows in which nothing is trained (a long question);
+it counts them in its table. Processor seconds are user and system time of the process and its children.
 """
 
 from __future__ import annotations
