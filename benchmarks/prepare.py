@@ -290,7 +290,7 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
         axis.set_xticks(range(len(LENGTHS)), [f"sequences of {length}" for length in LENGTHS], fontsize=9)
         axis.margins(y=0.15)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(f"{report['rows']:,} conversations to packed sequences, {report['machine']}", fontsize=11)
     figure.savefig(file, dpi=110)
 
