@@ -1,5 +1,4 @@
-"""Where a text may be cut so that the tokens of its parts are the tokens of the whole: proven from a tokenizer's own
-description of how it splits texts."""
+"""Where a text may be cut so that its parts have the tokens of the whole, by the tokenizer's own description."""
 
 from __future__ import annotations
 
