@@ -5,8 +5,8 @@ model are there. dumbo reads, tokenises, cuts what is too long and packs (`train
 The peer reads with `datasets.load_dataset` and does what `SFTTrainer` does with `packing=True` and
 `assistant_only_loss=True`; its own packing (`bfd`) cuts off what is too long. Both get the same rows, the same
 tokenizer and ChatML, the peer's with the marks that it needs; before anything is measured, tokens and labels of some
-rows are compared. What dumbo does not keep are the pieces of long rows in which nothing is trained (a long question);
-it counts them in its table. Processor seconds are user and system time of the process and its children.
+rows are compared. Both write what they make to files: dumbo to its cache, the peer to that of Datasets. Processor
+seconds are user and system time of the process and its children.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compare_labels(folder: Path) -> None:
     configured = configure(folder / f"run-{LENGTHS[0]}.yaml", [], Launch.from_environment())
     [source] = read_sources(configured.config, configured.plugins)
     encoder = SourceEncoder(source, configured.plugins, tokenizer)
-    for record, ours in encoder.encode(source.records[:COMPARED]):
+    for record, ours in encoder.encode(islice(source.records, COMPARED)):
         messages = [dict(message) for message in record.messages]
         theirs = tokenizer.apply_chat_template(
             messages, chat_template=CHATML, return_dict=True, return_assistant_tokens_mask=True
@@ -148,16 +148,21 @@ def measure_dumbo(folder: Path, length: int) -> dict[str, float]:
     from dumbo.configure import configure
     from dumbo.console import Console
     from dumbo.data.build import build_datasets
-    from dumbo.data.sources import read_sources
+    from dumbo.data.preparing import FromReaders, prepare_sources
+    from dumbo.data.store import Store
     from dumbo.launch import Launch
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     configured = configure(folder / f"run-{length}.yaml", [], Launch.from_environment())
     config, plugins = configured.config, configured.plugins
-    with clocked() as found:
-        sources = read_sources(config, plugins)
-        datasets = build_datasets(sources, config, plugins, model, tokenizer, Console(enabled=False))
+    console, num_embeddings = Console(enabled=False), model.get_input_embeddings().weight.shape[0]
+    with tempfile.TemporaryDirectory() as cache, clocked() as found:
+        preparation = FromReaders(Store(Path(cache)))
+        sources = preparation.read(config, plugins)
+        encoded = prepare_sources(preparation, sources, plugins, tokenizer, num_embeddings, console)
+        datasets = build_datasets(sources, encoded, config, plugins, length, tokenizer.pad_token_id, console)
         epoch = datasets.sequences.of_epoch(0)
+    assert epoch.lengths.sum() == sum(rows.dataset.num_tokens for rows in encoded)
     return {
         **found,
         "tokens": int(epoch.lengths.sum()),

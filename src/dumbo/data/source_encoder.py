@@ -76,7 +76,7 @@ class SourceEncoder:
             for batch in batches:
                 results = self._complete(batch, next(encoded, None))
                 gc.collect(1)
-                if not packed_are_sound(results, self._num_embeddings):
+                if not packed_are_sound(results, self.num_embeddings):
                     results = [self._checked(*pair) for pair in zip(batch, results, strict=True)]
                 yield from zip(batch, results, strict=True)
 
