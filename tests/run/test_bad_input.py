@@ -499,7 +499,8 @@ def test_every_mistake_of_a_command_line_is_said_at_once(write, refuse):
         (["run.yaml", "--per_device_train_batch_size", "4"], "write physical_batch_size"),
         (["--config", "ok.yaml"], "write dumbo ok.yaml"),
         (["check", "--config=ok.yaml"], "write dumbo check ok.yaml"),
-        (["check", "run.yaml", "--row"], "'dumbo check --help' lists the flags; options are written section.key=value"),
+        (["check", "run.yaml", "--row"], "did you mean '--rows'?"),
+        (["check", "run.yaml", "--qqq"], "'dumbo check --help' lists the flags; options are written section.key=value"),
     ],
     ids=" ".join,
 )

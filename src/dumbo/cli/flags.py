@@ -34,13 +34,17 @@ def refuse_strange_flags(words: Sequence[str], known: Collection[str], verb: str
             continue
         if not equals:
             value = words[index + 1] if index + 1 < len(words) and not words[index + 1].startswith("--") else ""
-        _refuse(flag, value, verb)
+        _refuse(flag, value, verb, known)
 
 
-def _refuse(flag: str, value: str, verb: str) -> NoReturn:
+def _refuse(flag: str, value: str, verb: str, known: Collection[str]) -> NoReturn:
+    from difflib import get_close_matches
+
     from dumbo.errors import DumboError
 
-    raise DumboError(f"dumbo has no flag '{flag}'\n    {_hint(flag.lstrip('-'), value, verb)}")
+    near = get_close_matches(flag, known, n=1, cutoff=0.8)
+    hint = f"did you mean '{near[0]}'?" if near else _hint(flag.lstrip("-"), value, verb)
+    raise DumboError(f"dumbo has no flag '{flag}'\n    {hint}")
 
 
 def _hint(name: str, value: str, verb: str) -> str:
