@@ -59,11 +59,12 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## time the start of the program, the making of rows and packed rows; results go to benchmarks/results
+bench: setup  ## time the start of the program, the making of rows, packed rows, streams; results go to benchmarks/results
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/packed_attention.py
 	$(BIN)/python benchmarks/packed_recurrent.py
+	$(BIN)/python benchmarks/streaming.py
 
 images: setup  ## make the pictures of the documentation again, from the run in runs/quickstart; needs Chromium
 	$(BIN)/python docs/make_images.py

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dumbo.console import Console
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.sequences import Sequences
+    from dumbo.data.streaming import Stream
+    from dumbo.errors import DumboError
     from dumbo.metrics import Metrics
 
 Batch = Mapping[str, "Tensor"]
@@ -45,9 +47,10 @@ class Job:
     config: RunConfig
     model: Module
     tokenizer: PreTrainedTokenizerBase
-    train_dataset: TokenDataset
+    train_dataset: TokenDataset | None
+    """None where there is a `stream`."""
     eval_dataset: TokenDataset | None
-    sequences: Sequences
+    sequences: Sequences | None
     """What of `train_dataset` is trained together in each epoch, and in which order: a `BatchPlan` shares it out."""
     collator: Collator
     """Makes batches of the rows of a forward pass of training."""
@@ -63,6 +66,9 @@ class Job:
     output_dir: Path
     evaluators: Sequence[Evaluator] = ()
     """To be called with every evaluation, after the loss on `eval_dataset`."""
+    stream: Stream | None = None
+    """The sequences to train on, without end: `arguments.max_steps` says when to stop. Every rank takes all of them,
+    and `rank_batches` shares them out."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,13 @@ class TrainResult:
     """Optimizer steps planned. A callback may have ended the training earlier, and well."""
     interrupted: bool = False
     """Whether the user stopped it."""
+    failure: DumboError | None = None
+    """What stopped it before its time: rows of a stream that cannot be used."""
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it was stopped by somebody or something that nobody planned."""
+        return self.interrupted or self.failure is not None
 
 
 class Trainer(Protocol):

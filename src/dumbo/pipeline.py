@@ -58,6 +58,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             metrics=run.metrics,
             console=console,
             output_dir=run.folder,
+            stream=datasets.stream,
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)
@@ -65,19 +66,21 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
 
 
 def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifact:
-    """Train and write the model; an interrupted run's goes where nobody takes it for the finished one."""
+    """Train and write the model; that of a run which ended early goes where nobody takes it for the finished one."""
     began = time.monotonic()
     run.has_trained = True
     with run.blaming_plugins("training"):
         result = trainer.train()
-    folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.interrupted else "model")
+    run.tell_stream()
+    folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.stopped_early else "model")
     with run.blaming_plugins("saving"):
         trainer.save_model(folder)
     run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
-    if result.interrupted:
-        raise Interrupted(
-            f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
-        )
+    if result.stopped_early:
+        stopped = f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
+        if result.failure is not None:
+            console.say(stopped)
+        raise result.failure or Interrupted(stopped)
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
     if result.steps < result.total_steps:
         steps = f"{result.steps} of {result.total_steps} steps (a callback ended it)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dumbo.data.build import Datasets
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.preparing import Preparation
+    from dumbo.data.records import Record
     from dumbo.inference.generate import TextGenerator
     from dumbo.job import Collator, Evaluator, Loss
 
@@ -62,6 +63,7 @@ class OpenRun:
     """The held-out rows, once the datasets are built."""
     _trained: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     _generator: TextGenerator | None = None
+    _stream_table: Callable[[], Sequence[Mapping[str, Any]]] | None = None
 
     def start(self, sources: Sequence[Source]) -> None:
         """The rows are fine: open the trackers, and get ready for models.
@@ -140,24 +142,50 @@ class OpenRun:
     def build_datasets(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preparation: Preparation
     ) -> Datasets:
-        """What is trained and evaluated on; from now on plugins may ask for it, and for the model.
+        """What is trained and evaluated on, sets or a stream; from now on plugins may ask for it, and for the model.
 
         Raises:
             DataError: rows that cannot be used, unless the configuration says what to do with them.
         """
         from dumbo.bridge.embeddings import embedding_rows
         from dumbo.data.build import build_datasets
+        from dumbo.data.build_stream import build_stream
         from dumbo.data.lengths import sequence_length
         from dumbo.data.preparing import prepare_sources
 
-        config, plugins = self.configured.config, self.configured.plugins
-        encoded = prepare_sources(preparation, self.sources, plugins, tokenizer, embedding_rows(model), self.console)
-        limit, pad = sequence_length(config, model), tokenizer.pad_token_id
-        datasets = build_datasets(self.sources, encoded, config, plugins, limit, pad, self.console)
+        config, plugins, sources = self.configured.config, self.configured.plugins, self.sources
+        limit, known = sequence_length(config, model), embedding_rows(model)
+        if config.trainer.data.streaming:
+            assert limit is not None  # The configuration is refused otherwise.
+            datasets = build_stream(sources, config, plugins, tokenizer, known, limit, self.console)
+        else:
+            encoded = prepare_sources(preparation, sources, plugins, tokenizer, known, self.console)
+            pad = tokenizer.pad_token_id
+            datasets = build_datasets(sources, encoded, config, plugins, limit, pad, self.console)
         self.summary.note("data", datasets.table)
         self.held_out = datasets.evaluation
         self._trained = (model, tokenizer)
+        self._stream_table = datasets.stream_table
         return datasets
+
+    def tell_stream(self) -> None:
+        """Show what was trained on of the sources of a stream, where there is one, and keep it."""
+        from dumbo.data.source_table import print_sources
+
+        if self._stream_table is not None:
+            table = self._stream_table()
+            self.console.say("trained on so far:")
+            print_sources(table, None, (), self.console)
+            self.summary.note("data", table)
+
+    def records(self) -> Iterator[Record]:
+        """The records of all sources but those that are held out whole; those of a stream are read anew."""
+        from dumbo.data.lazy_rows import iterate_records
+
+        for source in self.sources:
+            if not source.entry.held_out:
+                is_streamed = self.configured.config.trainer.data.streaming
+                yield from iterate_records(source, self.configured.plugins) if is_streamed else source.records
 
     def generator(self) -> TextGenerator | None:
         """What writes text with the model, its prompts written by the train format of the first source."""
@@ -270,7 +298,7 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
         Services(
             output_dir=folder,
             say=console.say,
-            records=lambda: (r for source in run.sources if not source.entry.held_out for r in source.records),
+            records=run.records,
             load_model=run.load_another_model,
             held_out=lambda: run.held_out,
             generator=run.generator,

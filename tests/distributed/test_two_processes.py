@@ -79,6 +79,43 @@ def test_two_processes_train_as_one_does_and_only_the_first_speaks(tmp_path, mod
     assert_one_voice(result, tmp_path / "two" / "out")
 
 
+@pytest.mark.full
+def test_two_processes_take_their_parts_of_one_stream(tmp_path, model_folder, rows):
+    changes = {
+        "trainer.data": {"streaming": True, "packing": "joined", "sequence_length": 48, "shuffle_buffer": 5},
+        "trainer.arguments.batch_size": 8,
+        "trainer.arguments.physical_batch_size": 2,
+        "trainer.arguments.max_steps": 6,
+        "trainer.arguments.adam_epsilon": 1e-6,
+    }
+    result = torchrun(write(tmp_path / "two", model_folder, rows, changes))
+    assert result.returncode == 0, result.stderr
+    alone = run_here(write(tmp_path / "one", model_folder, rows, changes))
+    two = tmp_path / "two" / "out"
+    assert len(losses_of(two)) == 6
+    for path in ("train/loss", "train/grad_norm"):
+        assert losses_of(two, path) == pytest.approx(losses_of(alone, path), rel=1e-5), path
+    one, other = weights_of(alone / "model"), weights_of(two / "model")
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.full
+def test_a_bad_row_in_a_stream_stops_both_after_the_same_step_and_keeps_the_weights(tmp_path, model_folder):
+    made = builders.alpaca_rows(320)
+    made[310] = {"instruction": 3}
+    rows = builders.write_rows(tmp_path / "rows.jsonl", made)
+    changes = {
+        "trainer.data": {"streaming": True, "sequence_length": 256, "shuffle_buffer": 16},
+        "trainer.arguments.batch_size": 8,
+        "trainer.arguments.max_steps": 500,
+    }
+    result = torchrun(write(tmp_path / "two", model_folder, rows, changes))
+    assert result.returncode != 0
+    assert "rows.jsonl:311: " in result.stderr and "stopped after step 38 of 500" in result.stdout
+    assert (tmp_path / "two" / "out" / "checkpoints" / "step-000038" / "model.safetensors").exists()
+
+
 def assert_same_training(alone, folder):
     assert [row["step"] for row in metrics_of(folder)] == [row["step"] for row in metrics_of(alone)]
     for path in ("train/loss", "train/grad_norm", "train/learning_rate", "train/epoch", "eval/loss"):

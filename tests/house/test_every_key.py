@@ -166,6 +166,7 @@ ASKED = MappingProxyType(
     }
 )
 PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]})
+STREAMED = MappingProxyType({"trainer.data.sequence_length": 256, "trainer.data.streaming": True})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
 
 SECOND = builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]
@@ -184,6 +185,9 @@ RUNS = MappingProxyType(
         "trainer.data.mix": ({"datasets.0.weight": 0.5, "datasets.1": SECOND}, "rows"),
         "trainer.data.deduplicate": ({"datasets.1": SECOND, "datasets.2": SECOND}, True),
         "trainer.data.packing": ({"trainer.data.sequence_length": 256}, True),
+        "trainer.data.packing (joined)": ({"trainer.data.sequence_length": 256}, "joined"),
+        "trainer.data.streaming": ({"trainer.data.sequence_length": 256}, True),
+        "trainer.data.shuffle_buffer": (STREAMED, 3),
         "datasets.weight": ({}, 0.5),
         "trainer.data.group_by_length": ({}, True),
         "model.base_model": ({}, "model-2"),

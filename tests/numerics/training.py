@@ -10,7 +10,8 @@ import torch
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments
 from dumbo.config.arguments import TrainerArguments
-from dumbo.config.schema import DataSection, DatasetEntry, FormatOptions, ModelSection, RunConfig, TrainerSection
+from dumbo.config.data_section import DataSection
+from dumbo.config.schema import DatasetEntry, FormatOptions, ModelSection, RunConfig, TrainerSection
 from dumbo.console import Console
 from dumbo.data.collate import PaddingCollator
 from dumbo.data.dataset import TokenDataset

@@ -20,10 +20,12 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
 from dumbo.bridge.packing import Packing
+from dumbo.bridge.stream_loader import StreamLoader
 from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan
 from dumbo.data.sequences import single_rows
-from dumbo.errors import Interrupted
+from dumbo.data.streaming import Stream
+from dumbo.errors import DumboError, Interrupted
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
@@ -76,6 +78,7 @@ class DumboTrainer(Trainer):
         self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
         self._said_not_finite = False
         self._stop = StopOnInterrupt()
+        self._stream: StreamLoader | None = None
         self.packing: Packing | None = None
         """What keeps packed rows apart; off in evaluation, which pads."""
         ours = job.config.trainer.arguments
@@ -108,8 +111,16 @@ class DumboTrainer(Trainer):
         except KeyboardInterrupt:
             message = f"stopped in the middle of step {self.state.global_step + 1}; its weights are not saved"
             raise Interrupted(message) from None
+        except DumboError as error:
+            # The stream's: the steps that were made are worth keeping.
+            if self._stream is None or error is not self._stream.batches.failed or not self.state.global_step:
+                raise
+            self._job.console.stop_training()
+            return TrainResult(self.state.global_step, self.state.max_steps, failure=error)
         finally:
             self._stop.restore()
+            if self._job.stream is not None:
+                self._job.stream.close()
         steps, total = self.state.global_step, self.state.max_steps
         return TrainResult(steps, total, interrupted=self._stop.asked and steps < total)
 
@@ -135,8 +146,12 @@ class DumboTrainer(Trainer):
             for old in checkpoints_of(folder)[:-limit]:
                 shutil.rmtree(old)
 
-    def get_train_dataloader(self) -> PlannedLoader:
+    def get_train_dataloader(self) -> PlannedLoader | StreamLoader:
         """The training batches of this rank."""
+        if self._job.stream is not None:
+            self._stream = self._stream_loader(self._job.stream)
+            return self._stream
+        assert self._job.train_dataset is not None
         return self._loader(self._job.train_dataset, self.batch_plan, self.data_collator)
 
     @cached_property
@@ -145,7 +160,20 @@ class DumboTrainer(Trainer):
         trainer = self._job.config.trainer
         sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
         grouped = _GROUPED_STEPS if trainer.data.group_by_length else 1
+        assert self._job.sequences is not None  # A stream has no plan.
         return BatchPlan(self._job.sequences, *sizes, grouped, trainer.seed)
+
+    def _stream_loader(self, stream: Stream) -> StreamLoader:
+        sizes = (self._job.config.trainer.arguments.batch_size, self.args.per_device_train_batch_size)
+        ranks = (self.args.world_size, self.args.process_index)
+        return StreamLoader(
+            stream,
+            self.args.max_steps,
+            *sizes,
+            *ranks,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def _loader(self, dataset: TokenDataset, plan: BatchPlan, collate: Any) -> PlannedLoader:
         workers = self.args.dataloader_num_workers
@@ -259,7 +287,9 @@ class DumboTrainer(Trainer):
         """Hand Transformers' metrics on under dumbo's paths."""
         super().log(logs, start_time)
         metrics = dict(_renamed(logs))
-        if "train/epoch" in metrics:
+        if self._job.stream is not None:
+            metrics.pop("train/epoch", None)  # Nobody knows how long one is.
+        elif "train/epoch" in metrics:
             # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
             metrics["train/epoch"] = self.state.global_step / self.batch_plan.steps_per_epoch
         if "train/loss" in metrics:

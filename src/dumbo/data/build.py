@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from dumbo.plugin_loader import DatasetPlugin
 
 if TYPE_CHECKING:
     from dumbo.config.schema import RunConfig
+    from dumbo.data.streaming import Stream
     from dumbo.plugin_manager import PluginManager
 
 
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
 class Datasets:
     """What the trainer gets."""
 
-    train: TokenDataset
-    sequences: Sequences
+    train: TokenDataset | None
+    """None where rows are streamed, and so are its sequences."""
+    sequences: Sequences | None
     """What of `train` is trained together, in each epoch."""
     evaluation: TokenDataset | None
     padding_collator: PaddingCollator
     packing_collator: PackedCollator | None
     table: Sequence[Mapping[str, Any]]
     """What became of each source: rows, tokens, and how many were trained, held out, bad, too long."""
+    stream: Stream | None = None
+    """The sequences to train on, where they are made while training goes on."""
+    stream_table: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    """What became of each source of the stream so far."""
 
 
 def build_datasets(

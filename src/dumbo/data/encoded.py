@@ -52,6 +52,22 @@ class EncodedRows:
         return Origin(self.files[row["file"]], int(row["row"]))
 
 
+def trained_tokens(example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The tokens of an example, and which of them it trains on.
+
+    Raises:
+        DataError: a label is another token than the one at its place.
+    """
+    import numpy as np
+
+    ids, labels = np.asarray(example.input_ids, np.int32), np.asarray(example.labels, np.int32)
+    trained = labels != IGNORED
+    if not np.array_equal(labels[trained], ids[trained]):
+        message = "a label is another token than the one at its place"
+        raise example.origin.error(message, f"a label is the token itself where it is trained, else {IGNORED}")
+    return ids, trained
+
+
 @dataclass
 class RowWriter:
     """Takes examples one after the other and gathers them in blocks: in files of `folder`, where it is given.
@@ -107,13 +123,7 @@ class RowWriter:
         Raises:
             DataError: a label is another token than the one at its place.
         """
-        import numpy as np
-
-        ids, labels = np.asarray(example.input_ids, np.int32), np.asarray(example.labels, np.int32)
-        trained = labels != IGNORED
-        if not np.array_equal(labels[trained], ids[trained]):
-            message = "a label is another token than the one at its place"
-            raise example.origin.error(message, f"a label is the token itself where it is trained, else {IGNORED}")
+        ids, trained = trained_tokens(example)
         trained[0] = False
         token_bytes, trained_bytes = ids.tobytes(), trained.tobytes()
         self._tokens.frombytes(token_bytes)

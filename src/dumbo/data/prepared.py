@@ -41,6 +41,8 @@ def preparation_of(config: RunConfig) -> Preparation:
         RunError: the folder of the cache cannot be written to.
     """
     folder = config.trainer.data.prepared
+    if config.trainer.data.streaming:
+        return FromReaders(None)
     return FromReaders(open_store(config)) if folder is None else FromFolder.open(Path(folder).expanduser())
 
 

@@ -72,9 +72,7 @@ def prepare_sources(
     """
     encoders = [SourceEncoder(source, plugins, tokenizer, num_embeddings) for source in sources]
     known = tokenizer_digest(tokenizer)
-    template, own = common_template(encoders), tokenizer.chat_template
-    if template and template != (own.get("default") if isinstance(own, dict) else own):
-        tokenizer.chat_template = template  # It is saved with the model.
+    keep_template(encoders, tokenizer)
     prepared = []
     for source, encoder in zip(sources, encoders, strict=True):
         for warning in encoder.warnings:
@@ -82,6 +80,13 @@ def prepare_sources(
         encoding = encoding_of(source.entry, known, encoder.chat_template)
         prepared.append(preparation.encode(source, encoder, encoding, plugins, console))
     return prepared
+
+
+def keep_template(encoders: Sequence[SourceEncoder], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer the chat template that its rows are written by, so that it is saved with the model."""
+    template, own = common_template(encoders), tokenizer.chat_template
+    if template and template != (own.get("default") if isinstance(own, dict) else own):
+        tokenizer.chat_template = template
 
 
 @dataclass(frozen=True)

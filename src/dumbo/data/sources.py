@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.bad_rows import BadRows
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dumbo.config.schema import DatasetEntry, RunConfig
     from dumbo.data.store import Store
     from dumbo.plugin_manager import PluginManager
+
+FIRST_ROWS = 256
+"""So many rows of each source of a stream are looked at before anything is trained."""
 
 _KEPT_RECORDS, _KEPT_CHARACTERS = 10_000, 1 << 26
 """Records of a source that stay in memory, and their characters; a source with more of them is read again."""
@@ -56,7 +59,7 @@ class Source:
     entry: DatasetEntry
     index: int
     bad: BadRows
-    records: Records
+    records: Records = field(default_factory=lambda: Records(lambda: iter(()), [], 0))
     key: str | None = None
     """What its records are kept under; None where nothing of it is kept."""
 
@@ -81,7 +84,8 @@ class Source:
 def read_sources(
     config: RunConfig, plugins: PluginManager, limit: int | None = None, store: Store | None = None
 ) -> list[Source]:
-    """Go through every source (its first `limit` rows), so that each row is known to become a record.
+    """Go through every source (its first `limit` rows), so that each row is known to become a record; of what is to be
+    streamed, through the first rows.
 
     A source of which the `store` knows that is not read before somebody asks for its records.
 
@@ -91,14 +95,16 @@ def read_sources(
     sources = []
     stops_early = config.trainer.data.on_bad_row == "error"
     for index, entry in enumerate(config.datasets):
-        key = None
-        if store is not None and limit is None:
+        key, most = None, limit
+        if config.trainer.data.streaming and not entry.held_out and limit is None:
+            most = FIRST_ROWS
+        if store is not None and most is None:
             with placed(index):
                 key = rows_key(entry, plugins)
         facts = store.find_rows(key) if store is not None and key is not None else None
         if facts is not None and facts["bad"] and stops_early:
             facts = None  # It was read by somebody who drops them.
-        source = read_source(entry, index, plugins, stops_early=stops_early, limit=limit, facts=facts)
+        source = read_source(entry, index, plugins, stops_early=stops_early, limit=most, facts=facts)
         source.key = key
         source.settle(len(source.records))
         if store is not None and key is not None and facts is None:
@@ -146,13 +152,9 @@ class _Opened:
 
     def read(self, bad: BadRows) -> Iterator[Record]:
         """All records; rows that become none are noted."""
-        options, plugins = self.entry.data_format, self.plugins
-        with placed(self.index, "data_format"):
-            to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
-        words = "a record"
-        to_record = plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
+        to_record = record_maker(self.entry, self.index, self.plugins)
         with placed(self.index):
-            rows = _rows(self.entry, plugins)
+            rows = read_rows(self.entry, self.plugins)
             yield from _converted(itertools.islice(rows, self.limit), to_record, bad)
 
     def again(self) -> Iterator[Record]:
@@ -170,7 +172,16 @@ def _converted(items: Iterable[Any], function: Any, bad: BadRows) -> Iterator[An
                 return
 
 
-def _rows(entry: DatasetEntry, plugins: PluginManager) -> Iterator[Row]:
+def record_maker(entry: DatasetEntry, index: int, plugins: PluginManager) -> DataFormat:
+    """The data format of an entry."""
+    options = entry.data_format
+    with placed(index, "data_format"):
+        to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
+    words = "a record"
+    return plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
+
+
+def read_rows(entry: DatasetEntry, plugins: PluginManager) -> Iterator[Row]:
     """The rows that the entry's reader yields."""
     for row in plugins.iterate_provider(ReaderPlugin, "readers", entry.type, entry):
         if not isinstance(row, Row) or not isinstance(row.origin, Origin):

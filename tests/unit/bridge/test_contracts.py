@@ -214,6 +214,7 @@ def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
     plain = Noting(model=tiny_llama(), args=arguments(tmp_path))
     own = {"_job", "_aux_loss", "_tokens_seen", "_tokens_logged", "_logged_at", "_use_cache", "_stop"}
     own |= {"batch_plan", "packing", "_mean_loss", "_loader", "_sum_over_tokens", "_keep_aux_loss"}
+    own |= {"_stream", "_stream_loader"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
     assert all(hasattr(ours, name) for name in own)

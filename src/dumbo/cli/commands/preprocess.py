@@ -54,6 +54,9 @@ def _prepare(configured: Configured, options: argparse.Namespace, console: Conso
     config, plugins = configured.config, configured.plugins
     if config.trainer.data.prepared is not None:
         raise ConfigError.at("trainer.data.prepared", "the data is prepared already", "remove it, to prepare it again")
+    if config.trainer.data.streaming:
+        hint = "remove it: prepared tokens lie in files and need no memory"
+        raise ConfigError.at("trainer.data.streaming", "of a stream nothing is prepared", hint)
     began, output = time.monotonic(), options.output
     if output is None and config.trainer.data.cache is False:
         hint = "name a folder: dumbo preprocess CONFIG --output FOLDER"
@@ -69,6 +72,7 @@ def _prepare(configured: Configured, options: argparse.Namespace, console: Conso
     tokenizer = load_tokenizer(config, plugins)
     encoded = prepare_sources(preparation, sources, plugins, tokenizer, None, console)
     datasets = build_datasets(sources, encoded, config, plugins, likely_limit(config), tokenizer.pad_token_id, console)
+    assert datasets.sequences is not None  # It is no stream.
     trainer = config.trainer
     sizes = (trainer.arguments.batch_size, trainer.arguments.physical_batch_size, 1)
     console.say(describe_plan(BatchPlan(datasets.sequences, *sizes), trainer.arguments))

@@ -14,6 +14,7 @@ from dumbo.bridge.packing import Packing, prepare_for_packing
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
 from dumbo.data.plan import describe_plan
+from dumbo.data.streaming import Stream
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -86,7 +87,9 @@ def checkpointing_choice(job: Job) -> tuple[bool, str]:
     device = accelerator or torch.device("cpu")
     wide = not (uses_bf16(ours) or ours.fp16) and getattr(job.model, "dtype", torch.float32) == torch.float32
     data = job.config.trainer.data
-    longest = data.sequence_length if data.packing and data.sequence_length else job.train_dataset.longest
+    longest = data.sequence_length or 0
+    if not data.packing and job.train_dataset is not None:
+        longest = job.train_dataset.longest
     rows, tokens = ours.physical_batch_size, longest
     chosen, reason = choose_checkpointing(job.model, device, rows, tokens, bytes_per_value=4 if wide else 2)
     return chosen, f" ({reason})"
@@ -103,7 +106,10 @@ def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, ch
     batch_size = physical * accumulated * services.world_size
     sizes = f"{batch_size} sequences per step = {physical} per pass x {accumulated} accumulated x {processes}"
     services.say(sizes)
-    services.say(describe_plan(trainer.batch_plan, job.config.trainer.arguments))
+    if job.stream is not None:
+        services.say(_describe_stream(job.stream, theirs.max_steps))
+    else:
+        services.say(describe_plan(trainer.batch_plan, job.config.trainer.arguments))
     chosen = {"device": str(theirs.device), "compute": compute, "attention": attention}
     services.note("chosen", {**chosen, "gradient checkpointing": checkpointing, "batch": sizes})
     services.note("machine", {"devices": [device_name(theirs.device)] * services.world_size})
@@ -112,6 +118,17 @@ def _say_what_was_chosen(job: Job, trainer: DumboTrainer, services: Services, ch
         services.say(
             f"{count} GPUs are here and one is used; torchrun --nproc-per-node {count} -m dumbo ... uses them all"
         )
+
+
+def _describe_stream(stream: Stream, steps: int) -> str:
+    settings = stream.settings
+    how = {"joined": "joined to", True: "packed into", False: "as"}[settings.packing]
+    ends = "" if settings.packing == "joined" else "up to "
+    said = f"{steps:,} steps of a stream; {settings.window_rows:,} rows at a time, {how} sequences of "
+    said += f"{ends}{settings.capacity:,} tokens"
+    if settings.packing == "joined":
+        said += ", of which the first, where it stands within a row, is not trained"
+    return said
 
 
 def device_name(device: torch.device) -> str:
