@@ -1,5 +1,6 @@
 """Whole runs of rows that are packed, weighted, grouped and left out."""
 
+import json
 import re
 
 import pytest
@@ -59,6 +60,22 @@ def test_rows_are_packed_for_training_and_padded_for_evaluation(run, asked, take
         losses[packing] = re.search(r"step 0.*eval/loss ([\d.]+)", said).group(1)
         assert (f"attention {taken}" in said) == (packing or asked == taken), said
     assert losses[True] == losses[False]
+
+
+def test_any_split_of_packed_steps_into_passes_has_the_same_losses(run, tmp_path):
+    losses = {}
+    for size in (1, 2, 4):
+        folder = tmp_path / f"by-{size}"
+        run(
+            trainer__output_dir=str(folder),
+            trainer__data={"packing": True, "sequence_length": 256},
+            trainer__arguments__physical_batch_size=size,
+            trainer__arguments__logging_steps=1,
+        )
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses[size] = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses[1]) > 4
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5) and losses[4] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_model_that_does_not_keep_rows_apart_is_refused(run, tokenizer, tmp_path):
