@@ -79,8 +79,9 @@ class Console(MetricsCollector):
             for number, item in enumerate(items, 1):
                 yield item
                 if number % _OFTEN == 0:
-                    speed = number / max(time.monotonic() - began, 1e-9)
-                    progress.update(task, completed=done + number, rate=f"{speed:,.0f}/s")
+                    seconds = time.monotonic() - began
+                    rate = f"{number / seconds:,.0f}/s" if seconds > 1 else ""
+                    progress.update(task, completed=done + number, rate=rate)
 
     def _track_by_lines(self, items: Iterable[T], what: str, total: int, done: int) -> Iterator[T]:
         began = said = time.monotonic()

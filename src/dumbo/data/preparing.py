@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dumbo.console import Console, clock
@@ -155,7 +156,7 @@ def encode_rows(source: Source, encoder: SourceEncoder, writer: RowWriter, conso
     if done:
         console.say(f"{source.label}: going on behind the first {done:,} rows, which are there already")
     rest = itertools.islice(source.records, done, None)
-    tracked = console.track(rest, f"tokenising {source.label}", len(source.records), done)
+    tracked = console.track(rest, f"tokenising {PurePath(source.label).name}", len(source.records), done)
     count = done
     for count, (_, result) in enumerate(encoder.encode(tracked), done + 1):
         try:

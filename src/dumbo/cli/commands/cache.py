@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     entries = store.entries()
     lines = [[e.source, e.rows, e.tokens, shown_size(e.bytes), _age(e.used)] for e in entries]
     console.table(["source", "rows", "tokens", "size", "last used"], lines)
-    console.say(f"{folder}: {len(entries)} prepared sources, {shown_size(sum(e.bytes for e in entries))}")
+    count = f"{len(entries)} prepared source{'s' if len(entries) != 1 else ''}"
+    console.say(f"{folder}: {count}, {shown_size(sum(entry.bytes for entry in entries))}")
     unfinished = len(store.remains())
     if unfinished:
         console.say(f"{unfinished} unfinished: the next run with the same source goes on with it")
