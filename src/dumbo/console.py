@@ -80,8 +80,8 @@ class Console(MetricsCollector):
                 yield item
                 if number % _OFTEN == 0:
                     seconds = time.monotonic() - began
-                    rate = f"{number / seconds:,.0f}/s" if seconds > 1 else ""
-                    progress.update(task, completed=done + number, rate=rate)
+                    speed = f"{number / seconds:,.0f}/s" if seconds > 1 else ""
+                    progress.update(task, completed=done + number, rate=speed)
 
     def _track_by_lines(self, items: Iterable[T], what: str, total: int, done: int) -> Iterator[T]:
         began = said = time.monotonic()

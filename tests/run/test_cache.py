@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 from dumbo.cli.main import main
+from dumbo.config.schema import DatasetEntry, FormatOptions
+from dumbo.data.fingerprints import entry_options, moment_of
 from dumbo.data.store import Store
+from dumbo.plugins.jinja_formatter.data_options import ColumnsOptions
 from tests import builders
 
 PLUGIN = '''
@@ -182,7 +185,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(words, encoded, tmp_path,
     assert [rows.dataset[index]["input_ids"].tolist() for index in range(40)] == [[n, n + 1, n + 2] for n in ALL]
     assert [rows.origin(index).row for index in range(40)] == ALL
     assert rows.counts == {"met": 40}
-    assert Store(folder).remains() == []
+    assert len(Store(folder).entries()) == 1
 
 
 @pytest.mark.parametrize("name", ["rows", "00000.tokens", "rows.json", "about.json"])
@@ -212,6 +215,89 @@ def test_a_source_that_changes_under_way_is_not_kept(words, tmp_path, capsys):
     preprocess(words, plugin, code=2)
     assert capsys.readouterr().err == "rows.txt was changed while it was read; start again\n"
     assert Store(tmp_path / "cache").entries() == []
+
+
+def test_a_change_under_way_leaves_nothing_of_it_behind(words, encoded, tmp_path):
+    touch = 'open("rows.txt", "a").write("9") if record.origin.row == 40 else None'
+    plugin = changed_plugin(tmp_path, "ids = [", f"{touch}\n            ids = [")
+    before = (tmp_path / "rows.txt").read_text()
+    preprocess(words, plugin, code=2)
+    (tmp_path / "rows.txt").write_text(before)
+    encoded()
+    preprocess(words)
+    assert encoded() == ALL
+    assert Store(tmp_path / "cache").entries()[0].source == "rows.txt"
+
+
+@pytest.mark.parametrize(
+    ("template", "is_kept"),
+    [("{{ strftime_now('%d %b %Y') }}", True), ("{{ strftime_now('%H:%M:%S') }}", False)],
+)
+def test_templates_that_write_a_time_are_kept_for_no_longer_than_it(words, template, is_kept):
+    class Tokenizer:
+        chat_template = template
+
+    moments = []
+    for _ in range(2):
+        moments.append(moment_of({"train_format": {}}, Tokenizer()))
+        time.sleep(1.1)
+    assert all(moments) and (moments[0] == moments[1]) == is_kept
+    assert moment_of({"train_format": {"template": "{{ messages }}"}}, type("Plain", (), {"chat_template": None})) == ""
+
+
+def test_texts_of_a_format_that_look_like_secrets_count(words):
+    def options(system):
+        data_format = ColumnsOptions(type="columns", system_prompt=f"See https://host/?api_key={system}")
+        return entry_options(DatasetEntry(type="x", data_format=data_format, train_format=FormatOptions(type="y")))
+
+    assert options("ONE") != options("TWO")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("about.json", "{}"), ("about.json", "[]"), ("rows.json", "[]"), ("rows.json", '{"records": 40}')],
+)
+def test_entries_of_another_shape_are_as_if_they_were_not_there(words, encoded, tmp_path, capsys, name, text):
+    preprocess(words)
+    encoded()
+    for file in (tmp_path / "cache").rglob(f"*{name}"):
+        file.write_text(text)
+    assert main(["cache"]) == 0
+    preprocess(words)
+    assert set(encoded()) <= set(ALL)
+
+
+def test_a_failed_write_is_one_line(words, tmp_path):
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+    code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    code += "from dumbo.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-B", "-c", code, "preprocess", str(words)]
+    failed = subprocess.run(command, env=builders.clean_environment(), capture_output=True, text=True, check=False)
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1 and "File too large" in failed.stderr
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", '{"format": 0}', "not json"])
+def test_a_folder_of_another_shape_is_refused(words, tmp_path, capsys, manifest):
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "prepared.json").write_text(manifest)
+    assert main([str(words), "trainer.data.prepared=prepared"]) == 2
+    assert capsys.readouterr().err.startswith("command line: trainer.data.prepared: prepared")
+
+
+def test_preparing_again_leaves_nothing_old_behind(words, tmp_path):
+    preprocess(words, "--output", "prepared")
+    (tmp_path / "rows.txt").write_text("7 8 9\n")
+    preprocess(words, "--output", "prepared")
+    assert [entry.rows for entry in Store(tmp_path / "prepared").entries()] == [1]
+
+
+@pytest.mark.parametrize("verb", [["check", "--rows"], ["inspect"]])
+def test_prepared_data_has_no_rows_to_look_at(words, capsys, verb):
+    preprocess(words, "--output", "prepared")
+    capsys.readouterr()
+    assert main([verb[0], str(words), *verb[1:], "trainer.data.prepared=prepared"]) == 2
+    assert "there are tokens, and no rows to look at" in capsys.readouterr().err
 
 
 def test_prepared_data_is_trained_from_where_its_sources_are_not(words, encoded, tmp_path, capsys):

@@ -22,7 +22,7 @@ from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
 from dumbo.bridge.packing import Packing
 from dumbo.bridge.stream_loader import StreamLoader
 from dumbo.data.dataset import RowIndex, TokenDataset
-from dumbo.data.plan import BatchPlan
+from dumbo.data.plan import BatchPlan, plan_run
 from dumbo.data.sequences import single_rows
 from dumbo.data.streaming import Stream
 from dumbo.errors import DumboError, Interrupted
@@ -30,9 +30,6 @@ from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
 from dumbo.run_folder import checkpoints_of
-
-_GROUPED_STEPS = 50
-"""Steps that share their rows out by length: enough to have rows alike, few enough to leave the order to chance."""
 
 
 class PlannedLoader(DataLoader[Any]):
@@ -157,11 +154,9 @@ class DumboTrainer(Trainer):
     @cached_property
     def batch_plan(self) -> BatchPlan:
         """Which rows are trained on when."""
-        trainer = self._job.config.trainer
-        sizes = (trainer.arguments.batch_size, self.args.per_device_train_batch_size, self.args.world_size)
-        grouped = _GROUPED_STEPS if trainer.data.group_by_length else 1
         assert self._job.sequences is not None  # A stream has no plan.
-        return BatchPlan(self._job.sequences, *sizes, grouped, trainer.seed)
+        sizes = (self.args.per_device_train_batch_size, self.args.world_size)
+        return plan_run(self._job.config, self._job.sequences, *sizes)
 
     def _stream_loader(self, stream: Stream) -> StreamLoader:
         sizes = (self._job.config.trainer.arguments.batch_size, self.args.per_device_train_batch_size)

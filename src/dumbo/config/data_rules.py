@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dumbo.config.schema import RunConfig
 from dumbo.errors import KeyPath, Problem
 
+_MOST_PASSES = 1000
+"""Of a source, in an epoch: more is a mistake, and would take long to plan."""
+
 _DATA: KeyPath = ("trainer", "data")
 
 
@@ -21,6 +24,9 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
         if entry.held_out and "weight" in entry.model_fields_set:
             hint = "all of its rows are evaluated on, once each; remove one of the two"
             yield Problem("has no effect on a source that is held out", ("datasets", index, "weight"), hints=(hint,))
+        if data.mix == "passes" and entry.weight > _MOST_PASSES:
+            hint = f"write at most {_MOST_PASSES:,}, and trainer.arguments.num_train_epochs for more"
+            yield Problem("is too many passes for one epoch", ("datasets", index, "weight"), hints=(hint,))
     if data.mix != "passes" and sum(not entry.held_out for entry in entries) < 2:
         hint = "there is one source to train on; a 'weight' alone says how often it is gone through"
         yield Problem("has no effect here", (*_DATA, "mix"), hints=(hint,))
@@ -42,6 +48,11 @@ def _packing_problems(config: RunConfig) -> Iterator[Problem]:
     if data.packing == "joined" and "too_long" in data.model_fields_set:
         hint = "joined rows are cut where a sequence is full, and lose nothing; remove one of the two"
         yield Problem("has no effect with packing: joined", (*_DATA, "too_long"), hints=(hint,))
+    if data.group_by_length and not data.shuffle:
+        hint = "steps of similar lengths come in a random order; remove one of the two"
+        yield Problem(
+            "does not keep the order of rows that shuffle: false asks for", (*_DATA, "group_by_length"), hints=(hint,)
+        )
     if data.packing and data.group_by_length:
         hint = "packed sequences have no padding, and are all of about one length; remove one of the two"
         yield Problem("has no effect with packing", (*_DATA, "group_by_length"), hints=(hint,))

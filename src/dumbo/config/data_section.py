@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dumbo.config.section import Section
 
@@ -44,3 +44,10 @@ class DataSection(Section):
     shuffle: bool = True
     """Go through the training rows in a new random order each epoch, given by the seed; false keeps the files'
     order."""
+
+    @field_validator("cache")
+    @classmethod
+    def _refuse_words(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+            raise ValueError(f"'{value}' is a text here: write true, false or a folder")
+        return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def _mixture(dataset: TokenDataset, config: RunConfig) -> Mixture:
 def _sequences(dataset: TokenDataset, mixture: Mixture, limit: int | None, config: RunConfig) -> Sequences:
     trainer = config.trainer
     if not len(mixture):
-        raise RunError("the weights leave no training rows: each is less than half a row of its source")
+        raise RunError("the weights leave no training rows: no source has a weight and as much as half a row by it")
     if not trainer.data.packing:
         return SingleRows(dataset.length, mixture, trainer.seed, trainer.data.shuffle)
     assert limit is not None  # The configuration is refused otherwise.
@@ -109,4 +110,4 @@ def _sequences(dataset: TokenDataset, mixture: Mixture, limit: int | None, confi
     if trainer.arguments.max_steps is not None:
         epochs = 2 + 2 * trainer.arguments.max_steps * trainer.arguments.batch_size * limit / tokens
     made = JoinedRows if trainer.data.packing == "joined" else PackedRows
-    return made(dataset.length, mixture, limit, int(-(-epochs // 1)), trainer.seed, trainer.data.shuffle)
+    return made(dataset.length, mixture, limit, math.ceil(epochs), trainer.seed, trainer.data.shuffle)

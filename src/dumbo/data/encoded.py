@@ -99,13 +99,22 @@ class RowWriter:
             os.truncate(rows, sum(facts["rows_per_block"]) * _row_type().itemsize)
             _open(folder, facts)
         except (OSError, ValueError, KeyError, TypeError):
-            for file in folder.iterdir():
-                file.unlink()
+            writer.clear()
             return writer
         writer.facts, writer._largest = facts["facts"], facts["largest"]
         writer._files = {name: number for number, name in enumerate(facts["files"])}
         writer._counts, writer._rows_per_block = Counter(facts["counts"]), facts["rows_per_block"]
         return writer
+
+    @property
+    def largest_token(self) -> int:
+        """The largest of what was flushed; -1 where nothing was."""
+        return self._largest
+
+    def clear(self) -> None:
+        """Remove what is in the folder; nothing is to be added behind that."""
+        for file in self.folder.iterdir() if self.folder is not None else ():
+            file.unlink()
 
     @property
     def is_full(self) -> bool:
@@ -212,7 +221,7 @@ def _open(folder: Path, facts: Mapping[str, Any]) -> EncodedRows:
 def _write(file: Path, values: NDArray[Any], mode: str = "wb") -> None:
     """Write and wait for the disk: what is said to be there must be there after a power cut too."""
     with file.open(mode) as stream:
-        values.tofile(stream)
+        stream.write(values.tobytes())  # `tofile` does not tell that a disk is full.
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from dumbo.plugin_manager import PluginManager
 
 _PACKAGES = ("datasets", "jinja2", "numpy", "polars", "tokenizers", "transformers")
+_TIME = re.compile("%-?[cfHIMpSTXrR]")
+"""What `strftime` writes of the time of the day."""
+
 _NOT_OF_ROWS = frozenset({"train_format", "weight", "held_out"})
 """Keys of an entry on which its records do not depend."""
 
@@ -51,17 +56,28 @@ def encoding_of(entry: DatasetEntry, tokenizer: str, template: str | None) -> di
     return {"train_format": options, "chat template": template, "tokenizer": tokenizer}
 
 
-def tokens_key(rows: str | None, entry: DatasetEntry, plugins: PluginManager, encoding: dict[str, Any]) -> str | None:
+def moment_of(encoding: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The day, where a template writes today's date, or the second, where it writes a time: rows of then are others
+    than those of now. Empty for all other templates."""
+    texts = json.dumps([encoding, tokenizer.chat_template], default=str)
+    if "strftime_now" not in texts:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M:%S" if _TIME.search(texts) else "%Y-%m-%d")
+
+
+def tokens_key(
+    rows: str | None, entry: DatasetEntry, plugins: PluginManager, encoding: dict[str, Any], moment: str
+) -> str | None:
     """The key of an entry's tokens and labels, where its records have the key `rows`; None where it cannot be known."""
     version = _version(plugins, TrainFormatPlugin, "train_formats", entry.train_format.type)
-    return None if rows is None or version is None else digest([rows, encoding, version])
+    return None if rows is None or version is None else digest([rows, encoding, version, moment])
 
 
 def entry_options(entry: DatasetEntry) -> dict[str, Any]:
     """Everything that is said of an entry's records, without secrets: another signature is no other source."""
-    options = entry.model_dump(mode="json", exclude=set(_NOT_OF_ROWS))
-    plain: dict[str, Any] = redact({**options, "data_format": entry.data_format.model_dump(mode="json")})
-    return plain
+    options: dict[str, Any] = redact(entry.model_dump(mode="json", exclude=set(_NOT_OF_ROWS) | {"data_format"}))
+    # Texts of a format may look like secrets, and decide on the rows.
+    return {**options, "data_format": entry.data_format.model_dump(mode="json")}
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

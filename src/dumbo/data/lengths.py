@@ -85,7 +85,12 @@ def sequence_length(config: RunConfig, model: PreTrainedModel) -> int | None:
     Raises:
         ConfigError: the user wants more than the model has positions for.
     """
-    wanted, possible = config.trainer.data.sequence_length, model_limit(model)
+    return longest_sequence(config, model_limit(model))
+
+
+def longest_sequence(config: RunConfig, possible: int | None) -> int | None:
+    """As `sequence_length`, for a model that takes `possible` tokens (None: any number, or nobody knows)."""
+    wanted = config.trainer.data.sequence_length
     if wanted is not None and possible is not None and wanted > possible:
         hint = "write less, or stretch the model by model.config_overrides: {max_position_embeddings: ...}"
         raise ConfigError.at("trainer.data.sequence_length", f"the model takes at most {possible} tokens", hint)

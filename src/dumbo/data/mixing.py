@@ -83,7 +83,7 @@ def mix(dataset: TokenDataset, weights: Sequence[float], by: Mix, seed: int, shu
         # Sources without a row, all of it held out or dropped, have no share.
         kept = [weight if len(of_source) else 0.0 for weight, of_source in zip(weights, rows, strict=True)]
         sizes = [int(dataset.length[of_source].sum()) if by == "tokens" else len(of_source) for of_source in rows]
-        shares = [weight / sum(kept) * sum(sizes) for weight in kept]
+        shares = [weight / (sum(kept) or 1.0) * sum(sizes) for weight in kept]
         counts = [
             share * len(of_source) / max(size, 1) for share, of_source, size in zip(shares, rows, sizes, strict=True)
         ]

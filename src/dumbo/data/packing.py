@@ -31,6 +31,17 @@ class Pieces:
     """Tokens of the piece."""
     sequence: NDArray[np.int64]
 
+    def joined(self, others: Pieces) -> Pieces:
+        """These, and then the others."""
+        import numpy as np
+
+        return Pieces(
+            np.concatenate([self.row, others.row]),
+            np.concatenate([self.first, others.first]),
+            np.concatenate([self.length, others.length]),
+            np.concatenate([self.sequence, others.sequence]),
+        )
+
 
 def pack_pieces(lengths: NDArray[np.int32], capacity: int) -> Pieces:
     """Rows packed as by `pack`, with those of more than `capacity` tokens cut into what is left free by the others, and
@@ -46,12 +57,8 @@ def pack_pieces(lengths: NDArray[np.int32], capacity: int) -> Pieces:
     long = long[np.argsort(-lengths[long], kind="stable")]
     used = np.bincount(sequences, weights=lengths[short]).astype(np.int64)
     poured = np.array(_pour(lengths[long].tolist(), capacity - used, capacity), np.int64).reshape(-1, 4)
-    return Pieces(
-        np.concatenate([short, long[poured[:, 0]]]),
-        np.concatenate([np.zeros(len(short), np.int64), poured[:, 1]]),
-        np.concatenate([lengths[short].astype(np.int64), poured[:, 2]]),
-        np.concatenate([sequences, poured[:, 3]]),
-    )
+    whole = Pieces(short, np.zeros(len(short), np.int64), lengths[short].astype(np.int64), sequences)
+    return whole.joined(Pieces(long[poured[:, 0]], poured[:, 1], poured[:, 2], poured[:, 3]))
 
 
 def _pour(lengths: list[int], spaces: NDArray[np.int64], capacity: int) -> list[tuple[int, int, int, int]]:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dumbo.config.arguments import TrainerArguments
+    from dumbo.config.schema import RunConfig
     from dumbo.data.dataset import RowIndex
     from dumbo.data.sequences import EpochSequences, Sequences
+
+_GROUPED_STEPS = 50
+"""Steps that share their rows out by length: enough to have rows alike, few enough to leave the order to chance."""
 
 FILLER = -1
 """Index of the row that nobody trains on: a rank takes it where the last rows of an epoch do not reach all ranks."""
@@ -78,6 +82,13 @@ class BatchPlan:
             for step in steps:
                 for first in range(0, len(step), at_once):
                     yield step[first : first + at_once].tolist()
+
+
+def plan_run(config: RunConfig, sequences: Sequences, physical_batch_size: int, world_size: int) -> BatchPlan:
+    """The plan that a run's configuration asks for."""
+    trainer = config.trainer
+    grouped = _GROUPED_STEPS if trainer.data.group_by_length else 1
+    return BatchPlan(sequences, trainer.arguments.batch_size, physical_batch_size, world_size, grouped, trainer.seed)
 
 
 def describe_plan(plan: BatchPlan, arguments: TrainerArguments) -> str:

@@ -14,7 +14,7 @@ from dumbo.console import Console
 from dumbo.data.bad_rows import BadRows
 from dumbo.data.encoded import EncodedRows, read_rows
 from dumbo.data.fingerprints import code_version, digest, entry_options
-from dumbo.data.preparing import FromReaders, Preparation
+from dumbo.data.preparing import Encoding, FromReaders, Preparation
 from dumbo.data.records import Record
 from dumbo.data.source_encoder import SourceEncoder
 from dumbo.data.sources import Records, Source
@@ -30,6 +30,8 @@ TOKENIZER = "tokenizer"
 
 _KEY = "trainer.data.prepared"
 _MANIFEST = "prepared.json"
+_FORMAT = 1
+"""Goes up whenever the folder is written otherwise."""
 _AGAIN = "write the configuration as it was, or prepare the data again: dumbo preprocess CONFIG --output FOLDER"
 
 
@@ -66,7 +68,7 @@ class IntoFolder:
         self,
         source: Source,
         encoder: SourceEncoder,
-        encoding: dict[str, Any],
+        encoding: Encoding,
         plugins: PluginManager,
         console: Console,
     ) -> EncodedRows:
@@ -77,13 +79,16 @@ class IntoFolder:
         if key is None or self.store.find(key) is None:
             key = f"once-{uuid.uuid4().hex}"
             rows = self.store.copy(key, rows, source.label)
-        self._sources.append({"folder": key, "entry": entry_options(source.entry), "encoding": encoding, "read": found})
+        self._sources.append(
+            {"folder": key, "entry": entry_options(source.entry), "encoding": encoding.parts, "read": found}
+        )
         return rows
 
     def finish(self) -> None:
-        """All sources are in the folder: from now on it can be trained from."""
-        facts = {"dumbo": __version__, "code": code_version(), "sources": self._sources}
+        """All sources are in the folder: from now on it can be trained from. What was in it before is removed."""
+        facts = {"format": _FORMAT, "dumbo": __version__, "code": code_version(), "sources": self._sources}
         self.store.write_whole(_MANIFEST, json.dumps(facts, indent=1))
+        self.store.keep_only({source["folder"] for source in self._sources})
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class FromFolder:
         """
         try:
             facts = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if facts["format"] != _FORMAT:
+                raise ConfigError.at(_KEY, f"{folder} was prepared by another version of dumbo", _AGAIN)
             return cls(folder, facts["sources"], facts["code"])
         except OSError as error:
             hint = f"dumbo preprocess CONFIG --output {folder} makes it, and is to be started again if it was stopped"
@@ -136,7 +143,7 @@ class FromFolder:
         self,
         source: Source,
         encoder: SourceEncoder,
-        encoding: dict[str, Any],
+        encoding: Encoding,
         plugins: PluginManager,
         console: Console,
     ) -> EncodedRows:
@@ -147,7 +154,7 @@ class FromFolder:
             RunError: the files are not there or damaged.
         """
         known = self.sources[source.index]
-        self._compare(known["encoding"], json.loads(json.dumps(encoding)), f"datasets.{source.index}")
+        self._compare(known["encoding"], json.loads(json.dumps(encoding.parts)), f"datasets.{source.index}")
         try:
             rows = read_rows(self.folder / known["folder"])
         except (OSError, ValueError, KeyError, TypeError) as error:

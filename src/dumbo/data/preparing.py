@@ -6,13 +6,13 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dumbo.console import Console, clock
 from dumbo.data.bad_rows import BadRows
 from dumbo.data.encoded import EncodedRows, RowWriter
-from dumbo.data.fingerprints import encoding_of, rows_key, tokenizer_digest, tokens_key
+from dumbo.data.fingerprints import encoding_of, moment_of, rows_key, tokenizer_digest, tokens_key
 from dumbo.data.records import Example
 from dumbo.data.source_encoder import SourceEncoder, common_template
 from dumbo.data.sources import Source, read_sources
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 _LONG = 5.0
 """Seconds from which on it is said how long the making of tokens took."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What decides on the tokens of a source's records."""
+
+    parts: dict[str, Any]
+    """By the words of messages."""
+    moment: str
+    """When they are made, where that matters; else empty."""
 
 
 class Preparation(Protocol):
@@ -44,7 +54,7 @@ class Preparation(Protocol):
         self,
         source: Source,
         encoder: SourceEncoder,
-        encoding: dict[str, Any],
+        encoding: Encoding,
         plugins: PluginManager,
         console: Console,
     ) -> EncodedRows:
@@ -79,7 +89,8 @@ def prepare_sources(
         for warning in encoder.warnings:
             console.say(f"warning: {source.label}: {warning}")
         encoding = encoding_of(source.entry, known, encoder.chat_template)
-        prepared.append(preparation.encode(source, encoder, encoding, plugins, console))
+        moment = moment_of(encoding, tokenizer)
+        prepared.append(preparation.encode(source, encoder, Encoding(encoding, moment), plugins, console))
     return prepared
 
 
@@ -104,7 +115,7 @@ class FromReaders:
         self,
         source: Source,
         encoder: SourceEncoder,
-        encoding: dict[str, Any],
+        encoding: Encoding,
         plugins: PluginManager,
         console: Console,
     ) -> EncodedRows:
@@ -117,18 +128,31 @@ class FromReaders:
             with self.store.writing(key, console.say) as folder:
                 found = self.store.find(key)  # Another process may have been faster.
                 if found is None:
-                    rows = encode_rows(source, encoder, RowWriter.resumed(folder), console)
-                    _refuse_change(source, plugins)
-                    return self.store.settle(key, source.label, rows)
+                    return self._write(source, encoder, key, folder, plugins, console)
         if not _fits(found, source, encoder):
             return encode_rows(source, encoder, RowWriter(), console)
         source.bad.add_facts(found.facts)
         console.say(f"{source.label}: {len(found.dataset):,} rows from the cache")
         return found
 
-    def key_of(self, source: Source, encoding: dict[str, Any], plugins: PluginManager) -> str | None:
+    def _write(
+        self, source: Source, encoder: SourceEncoder, key: str, folder: Path, plugins: PluginManager, console: Console
+    ) -> EncodedRows:
+        assert self.store is not None and source.key is not None  # There is no key without them.
+        facts = {"records": len(source.records), **source.bad.as_facts()}
+        try:
+            rows = encode_rows(source, encoder, _resumed(folder, encoder.num_embeddings), console)
+            if rows_key(source.entry, plugins) != source.key:
+                raise RunError(f"{source.label} was changed while it was read; start again")
+        except RunError:
+            RowWriter(folder).clear()  # Rows of two contents: nobody is to go on with them.
+            raise
+        self.store.note_rows(source.key, facts)
+        return self.store.settle(key, source.label, rows)
+
+    def key_of(self, source: Source, encoding: Encoding, plugins: PluginManager) -> str | None:
         """What the source's tokens are kept under; None where they are not."""
-        return tokens_key(source.key, source.entry, plugins, encoding)
+        return tokens_key(source.key, source.entry, plugins, encoding.parts, encoding.moment)
 
 
 def _fits(found: EncodedRows, source: Source, encoder: SourceEncoder) -> bool:
@@ -139,9 +163,15 @@ def _fits(found: EncodedRows, source: Source, encoder: SourceEncoder) -> bool:
     return not found.facts.get("bad") or (not source.bad.stops_early and found.facts.get("embeddings") in (None, known))
 
 
-def _refuse_change(source: Source, plugins: PluginManager) -> None:
-    if rows_key(source.entry, plugins) != source.key:
-        raise RunError(f"{source.label} was changed while it was read; start again")
+def _resumed(folder: Path, num_embeddings: int | None) -> RowWriter:
+    """A writer that goes on with what was begun, unless that was for embeddings by which other rows are bad."""
+    writer = RowWriter.resumed(folder)
+    begun = writer.facts.get("embeddings")
+    fits = num_embeddings is None or writer.largest_token < num_embeddings
+    if writer.facts and begun != num_embeddings and not (begun is None and fits):
+        writer.clear()
+        return RowWriter(folder)
+    return writer
 
 
 def encode_rows(source: Source, encoder: SourceEncoder, writer: RowWriter, console: Console) -> EncodedRows:
@@ -168,7 +198,7 @@ def encode_rows(source: Source, encoder: SourceEncoder, writer: RowWriter, conso
             if bad.are_enough:
                 break
         if writer.is_full:
-            writer.flush({"records": count, **bad.as_facts()})
+            writer.flush({"records": count, "embeddings": encoder.num_embeddings, **bad.as_facts()})
     source.bad.add(bad.count, bad.problems)
     source.settle(writer.num_rows)
     if count != len(source.records):

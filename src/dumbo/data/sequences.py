@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from dumbo.data.dataset import RowIndex
@@ -13,6 +13,9 @@ from dumbo.data.packing import Pieces, pack_pieces
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_MOST_EPOCHS = 256
+"""Epochs that are planned beforehand, where each has other rows."""
 
 _STREAM = 4
 """Keeps the generator apart from others that are seeded by the run's seed."""
@@ -107,14 +110,14 @@ class PackedRows:
     mixture: Mixture
     capacity: int
     num_epochs: int
-    """How many epochs there will be; asked for others, the number of sequences may be another one."""
+    """How many epochs there will be. Rows are chosen anew in the first 256 of them, and then as in those again."""
     seed: int
     shuffle: bool
     _count: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Plan all epochs: from now on it is known how many sequences there are."""
-        epochs = range(1 if self.mixture.is_whole else self.num_epochs)
+        epochs = range(1 if self.mixture.is_whole else min(self.num_epochs, _MOST_EPOCHS))
         counts = [int(self._pack(epoch).sequence.max(initial=-1)) + 1 for epoch in epochs]
         object.__setattr__(self, "_count", max(counts))
 
@@ -133,8 +136,8 @@ class PackedRows:
         """The sequences of an epoch, from 0."""
         import numpy as np
 
-        pieces = self._pack(epoch)
-        numbers = _spread(pieces.sequence, len(self))
+        pieces = _spread(self._pack(epoch), len(self), self.lengths[self._rows(epoch)] > self.capacity)
+        numbers = pieces.sequence
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
             numbers = order[numbers]
@@ -153,7 +156,7 @@ class PackedRows:
     def _rows(self, epoch: int) -> NDArray[np.int64]:
         import numpy as np
 
-        rows = self.mixture.rows(epoch)
+        rows = _rows_of(self.mixture, epoch, self.num_epochs)
         return rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))] if self.shuffle else rows
 
     def _pack(self, epoch: int) -> Pieces:
@@ -174,14 +177,14 @@ class JoinedRows:
     mixture: Mixture
     capacity: int
     num_epochs: int
-    """How many epochs there will be; asked for others, there may be sequences without a row."""
+    """How many epochs there will be. Rows are chosen anew in the first 256 of them, and then as in those again."""
     seed: int
     shuffle: bool
     _count: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Count the tokens of all epochs: from now on it is known how many sequences there are."""
-        epochs = range(1 if self.mixture.is_whole else self.num_epochs)
+        epochs = range(1 if self.mixture.is_whole else min(self.num_epochs, _MOST_EPOCHS))
         tokens = max(int(self.lengths[self.mixture.rows(epoch)].sum()) for epoch in epochs)
         object.__setattr__(self, "_count", -(-tokens // self.capacity))
 
@@ -205,7 +208,7 @@ class JoinedRows:
         """The sequences of an epoch, from 0."""
         import numpy as np
 
-        rows = self.mixture.rows(epoch)
+        rows = _rows_of(self.mixture, epoch, self.num_epochs)
         if self.shuffle:
             rows = rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))]
         ends = np.cumsum(self.lengths[rows], dtype=np.int64)
@@ -243,17 +246,38 @@ class JoinedRows:
         return EpochSequences(sequences.rows[places], bounds, sequences.lengths[order], (first[places], length[places]))
 
 
-def _spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Sequences of rows with the last row of some in sequences of their own, until there are `count`."""
+def _rows_of(mixture: Mixture, epoch: int, num_epochs: int) -> NDArray[np.int64]:
+    """The rows of an epoch that is like one of those which were planned."""
+    return mixture.rows(epoch if mixture.is_whole else epoch % min(num_epochs, _MOST_EPOCHS))
+
+
+def _spread(pieces: Pieces, count: int, is_long: NDArray[np.bool_]) -> Pieces:
+    """The pieces in `count` sequences: the last one of some is moved to a sequence of its own, and where that is not
+    enough, pieces of rows that `is_long` are halved."""
     import numpy as np
 
-    missing = count - (int(numbers.max(initial=-1)) + 1)
+    missing = count - (int(pieces.sequence.max(initial=-1)) + 1)
     if missing <= 0:
-        return numbers
-    by_number = np.argsort(numbers, kind="stable")
-    is_later = np.zeros(len(numbers), bool)
-    is_later[1:] = numbers[by_number][1:] == numbers[by_number][:-1]
+        return pieces
+    by_number = np.argsort(pieces.sequence, kind="stable")
+    is_later = np.zeros(len(by_number), bool)
+    is_later[1:] = pieces.sequence[by_number][1:] == pieces.sequence[by_number][:-1]
     moved = by_number[is_later][:missing]
-    spread = numbers.copy()
-    spread[moved] = count - 1 - np.arange(len(moved))
-    return spread
+    spread = pieces.sequence.copy()
+    spread[moved] = count - missing + np.arange(len(moved))
+    pieces = replace(pieces, sequence=spread)
+    if len(moved) == missing:
+        return pieces
+    halved = np.flatnonzero(is_long[pieces.row] & (pieces.length > 1))
+    halved = halved[np.argsort(-pieces.length[halved], kind="stable")][: missing - len(moved)]
+    if not len(halved):
+        return pieces
+    kept = pieces.length.copy()
+    kept[halved] = (kept[halved] + 1) // 2
+    behind = Pieces(
+        pieces.row[halved],
+        pieces.first[halved] + kept[halved],
+        pieces.length[halved] - kept[halved],
+        count - missing + len(moved) + np.arange(len(halved)),
+    )
+    return _spread(replace(pieces, length=kept).joined(behind), count, is_long)

@@ -107,8 +107,6 @@ def read_sources(
         source = read_source(entry, index, plugins, stops_early=stops_early, limit=most, facts=facts)
         source.key = key
         source.settle(len(source.records))
-        if store is not None and key is not None and facts is None:
-            store.note_rows(key, {"records": len(source.records), **source.bad.as_facts()})
         sources.append(source)
     return sources
 

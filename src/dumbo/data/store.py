@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "DUMBO_CACHE"
 """The environment variable that names the folder of the cache."""
+
+_KEY = re.compile("(once-)?[0-9a-f]{32}")
 
 _ABOUT, _PARTIAL, _LOCK, _ROWS = "about.json", ".partial", ".lock", ".rows.json"
 
@@ -52,6 +55,7 @@ class Prepared:
 
     key: str
     source: str
+    """Nothing where it is unfinished."""
     rows: int
     tokens: int
     bytes: int
@@ -64,6 +68,8 @@ class Store:
     """Prepared sources by their keys in `folder`."""
 
     folder: Path
+    advice: str = f"name another folder by {VARIABLE} or trainer.data.cache, or write trainer.data.cache: false"
+    """What to do where the folder cannot be written to."""
 
     def __post_init__(self) -> None:
         """Make the folder.
@@ -77,19 +83,19 @@ class Store:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            hint = f"name another folder by {VARIABLE} or trainer.data.cache, or write trainer.data.cache: false"
             message = f"the folder of prepared data {self.folder} cannot be written to: {error.strerror or error}"
-            raise RunError(f"{message}\n    {hint}") from error
+            raise RunError(f"{message}\n    {self.advice}") from error
 
     def find(self, key: str) -> EncodedRows | None:
         """What is prepared under `key`; None where nothing is, or nothing whole."""
         folder = self.folder / key
         try:
-            about = folder / _ABOUT
-            os.utime(about)
-            return read_rows(folder)
+            rows = read_rows(folder)
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        with suppress(OSError):  # Somebody else's, who shares the cache.
+            os.utime(folder / _ABOUT)
+        return rows
 
     @contextmanager
     def writing(self, key: str, say: Callable[[str], None]) -> Iterator[Path]:
@@ -106,14 +112,14 @@ class Store:
             except Timeout:
                 say("another process is preparing the same source: waiting for it")
                 lock.acquire()
-            with lock:
-                folder = self.folder / f"{key}{_PARTIAL}"
+            folder = self.folder / f"{key}{_PARTIAL}"
+            try:
                 folder.mkdir(exist_ok=True)
-                try:
-                    yield folder
-                finally:
-                    with suppress(OSError):  # Nothing was written, or all of it is settled.
-                        folder.rmdir()
+                yield folder
+            finally:
+                with suppress(OSError):  # Nothing was written, or all of it is settled.
+                    folder.rmdir()
+                lock.release()
         except OSError as error:
             raise RunError(f"data cannot be kept in {self.folder}: {error.strerror or error}") from error
 
@@ -139,36 +145,56 @@ class Store:
             return self.settle(key, source, writer.finish(rows.facts))
 
     def write_whole(self, name: str, text: str) -> None:
-        """Write a file of the folder, under a temporary name until it is whole."""
+        """Write a file of the folder, under a temporary name until it is whole.
+
+        Raises:
+            RunError: the disk refuses.
+        """
         partial = self.folder / f"{name}.{os.getpid()}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder / name)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.folder / name)
+        except OSError as error:
+            raise RunError(f"{self.folder / name} cannot be written: {error.strerror or error}") from error
 
     def find_rows(self, key: str) -> dict[str, Any] | None:
         """What was noted of the records with this key; None where nothing was."""
+        file = self.folder / f"{key}{_ROWS}"
         try:
-            facts: dict[str, Any] = json.loads((self.folder / f"{key}{_ROWS}").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            known = isinstance(facts["records"], int) and isinstance(facts["bad"], int)
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return facts if isinstance(facts.get("records"), int) else None
+        with suppress(OSError):
+            os.utime(file)
+        return facts if known else None
 
     def note_rows(self, key: str, facts: Mapping[str, Any]) -> None:
         """Note that all records with this key have been gone through, and what was found."""
         self.write_whole(f"{key}{_ROWS}", json.dumps(dict(facts)))
 
     def entries(self) -> list[Prepared]:
-        """All prepared sources, the last used first."""
-        found = []
-        for about in self.folder.glob(f"*/{_ABOUT}"):
-            folder = about.parent
-            try:
-                facts = json.loads(about.read_text(encoding="utf-8"))
-                size = sum(file.stat().st_size for file in folder.iterdir())
-                used = about.stat().st_mtime
-            except (OSError, ValueError):
-                continue
-            found.append(Prepared(folder.name, facts["source"], facts["rows"], facts["tokens"], size, used))
-        return sorted(found, key=lambda entry: -entry.used)
+        """All prepared sources, the last used first; then what is unfinished, or being written."""
+        whole = [self._entry(about.parent) for about in self.folder.glob(f"*/{_ABOUT}")]
+        begun = [self._entry(folder) for folder in self.folder.glob(f"*{_PARTIAL}")]
+        return [
+            *sorted((entry for entry in whole if entry is not None), key=lambda entry: -entry.used),
+            *sorted((entry for entry in begun if entry is not None), key=lambda entry: -entry.used),
+        ]
+
+    def _entry(self, folder: Path) -> Prepared | None:
+        key = folder.name.removesuffix(_PARTIAL)
+        if not _KEY.fullmatch(key):
+            return None  # It is somebody else's.
+        try:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            if folder.name != key:
+                return Prepared(key, "", 0, 0, size, folder.stat().st_mtime)
+            about = folder / _ABOUT
+            facts = json.loads(about.read_text(encoding="utf-8"))
+            return Prepared(key, facts["source"], facts["rows"], facts["tokens"], size, about.stat().st_mtime)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def remove(self, key: str) -> bool:
         """Remove a prepared source, unless it is being written; runs that read it go on."""
@@ -177,13 +203,17 @@ class Store:
             with lock.acquire(timeout=0):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
                 shutil.rmtree(self.folder / f"{key}{_PARTIAL}", ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
         except Timeout:
             return False
         return True
 
-    def remains(self) -> list[str]:
-        """The keys of what was left half done, or is being written."""
-        return sorted(folder.name.removesuffix(_PARTIAL) for folder in self.folder.glob(f"*{_PARTIAL}"))
+    def keep_only(self, keys: Collection[str]) -> None:
+        """Remove everything else."""
+        for entry in self.entries():
+            if entry.key not in keys:
+                self.remove(entry.key)
+        self.forget_rows()
 
     def forget_rows(self, before: float = float("inf")) -> None:
         """Remove what was noted of records before that time."""

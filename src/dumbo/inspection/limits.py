@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.lengths import longest_sequence
+
 if TYPE_CHECKING:
     from dumbo.config.schema import RunConfig
 
@@ -14,9 +16,12 @@ _LIMIT = "max_position_embeddings"
 
 def likely_limit(config: RunConfig) -> int | None:
     """The longest row in tokens: what the configuration says, or the model by its own; None where nothing is known
-    before the model is there: of models on the hub, and of types whose default it is."""
-    wanted = config.trainer.data.sequence_length
-    return wanted if wanted is not None else _positions(config)
+    before the model is there: of models on the hub, and of types whose default it is.
+
+    Raises:
+        ConfigError: the configuration says more than the model has positions for.
+    """
+    return longest_sequence(config, _positions(config))
 
 
 def known_limit(config: RunConfig) -> int | None:

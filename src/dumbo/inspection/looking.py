@@ -12,7 +12,14 @@ from dumbo.data.source_encoder import SourceEncoder, common_template
 from dumbo.errors import DataError
 from dumbo.inspection.anomalies import Anomaly, bad_row_anomalies, find_anomalies
 from dumbo.inspection.limits import known_limit
-from dumbo.inspection.reading import SourceShelf, bind_services, choose_sources, missing_row, rows_numbered
+from dumbo.inspection.reading import (
+    SourceShelf,
+    bind_services,
+    choose_sources,
+    missing_row,
+    refuse_prepared,
+    rows_numbered,
+)
 from dumbo.inspection.shown import ShownRow, show_bad_rows, show_row
 from dumbo.inspection.tables import Table, sum_tables
 from dumbo.inspection.tally import EXPLAINED, Tally, tally_source
@@ -54,6 +61,7 @@ class Inspection:
 
     def __init__(self, configured: Configured, wanted: str | None, console: Console) -> None:
         config, plugins = configured.config, configured.plugins
+        refuse_prepared(config)
         shelf = SourceShelf(config, plugins)
         bind_services(plugins, "inspect", console.say, shelf.records)
         self._console = console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dumbo.data.records import Record
 from dumbo.data.sources import Source, paths_of, read_source
-from dumbo.errors import DumboError, Problem, RunError
+from dumbo.errors import ConfigError, DumboError, Problem, RunError
 from dumbo.plugin_loader import Services
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ def choose_sources(config: RunConfig, wanted: str | None) -> list[int]:
         known = ", ".join(f"{index} ({', '.join(paths)})" for index, paths in enumerate(names))
         raise DumboError(f"--source {wanted}: there is no such source\n    sources are: {known}")
     return found
+
+
+def refuse_prepared(config: RunConfig) -> None:
+    """Raise a ConfigError where the run has its tokens from a folder of prepared data, which has no rows to look at."""
+    if config.trainer.data.prepared is not None:
+        hint = "remove it, to look at the rows of the sources"
+        raise ConfigError.at("trainer.data.prepared", "there are tokens, and no rows to look at", hint)
 
 
 def bind_services(

@@ -114,6 +114,23 @@ def test_epochs_of_other_rows_have_as_many_sequences(lengths, weight, epochs):
         assert (made.lengths <= 16).all()
 
 
+def test_epochs_of_longer_and_shorter_rows_have_no_empty_sequence():
+    draw = np.random.default_rng(0)
+    lengths = np.exp(draw.uniform(np.log(1000), np.log(100_000), 20)).astype(np.int32)
+    packed = of(lengths, capacity=512, shares=(Share(np.arange(20), 10),), epochs=8)
+    for epoch in range(8):
+        made = packed.of_epoch(epoch)
+        assert len(made.lengths) == len(packed) and (made.lengths > 0).all() and (made.lengths <= 512).all()
+        rows = np.unique(made.rows)
+        assert made.lengths.sum() == lengths[rows].sum(), "no token is lost"
+
+
+def test_many_epochs_are_planned_in_no_time():
+    packed = of([3, 9, 4, 7, 5], shares=(Share(np.arange(5), 2),), epochs=10**9)
+    made = packed.of_epoch(10**8)
+    assert len(made.lengths) == len(packed) and len(made.rows) == 2
+
+
 def test_single_rows_are_sequences_of_their_own():
     mixture = Mixture((Share(np.arange(5), 5),), 3, True)
     made = SingleRows(np.array([3, 1, 4, 1, 5], np.int32), mixture, 3, True).of_epoch(1)

@@ -44,14 +44,15 @@ def run(options: argparse.Namespace) -> int:
     store, console = Store(folder), Console()
     if options.action == "prune":
         return _prune(store, options)
-    entries = store.entries()
+    found = store.entries()
+    entries, begun = [entry for entry in found if entry.source], [entry for entry in found if not entry.source]
     lines = [[e.source, e.rows, e.tokens, shown_size(e.bytes), _age(e.used)] for e in entries]
     console.table(["source", "rows", "tokens", "size", "last used"], lines)
     count = f"{len(entries)} prepared source{'s' if len(entries) != 1 else ''}"
     console.say(f"{folder}: {count}, {shown_size(sum(entry.bytes for entry in entries))}")
-    unfinished = len(store.remains())
-    if unfinished:
-        console.say(f"{unfinished} unfinished: the next run with the same source goes on with it")
+    if begun:
+        size = shown_size(sum(entry.bytes for entry in begun))
+        console.say(f"{len(begun)} unfinished, {size}: the next run with the same source goes on with it")
     return 0
 
 
@@ -65,9 +66,6 @@ def _prune(store: Store, options: argparse.Namespace) -> int:
             freed, removed = freed + entry.bytes, removed + 1
         else:
             kept += entry.bytes
-    if options.all:
-        for key in store.remains():
-            store.remove(key)
     store.forget_rows(float("inf") if options.all else before)
     print(f"{store.folder}: {removed} removed, {shown_size(freed)}; {shown_size(kept)} are left")
     return 0

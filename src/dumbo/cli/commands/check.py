@@ -60,12 +60,13 @@ def _check_rows(checked: Configured) -> None:
     from dumbo.data.sources import read_sources
     from dumbo.inspection.anomalies import find_anomalies, rows
     from dumbo.inspection.limits import known_limit
-    from dumbo.inspection.reading import bind_services
+    from dumbo.inspection.reading import bind_services, refuse_prepared
     from dumbo.inspection.tally import tally_source
     from dumbo.inspection.tokens import load_tokenizer
     from dumbo.output.numerals import count, percent
 
     config, plugins = checked.config, checked.plugins
+    refuse_prepared(config)
     asked: list[bool] = []
     sources: list[Source] = []
 

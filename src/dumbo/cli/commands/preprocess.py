@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 def _prepare(configured: Configured, options: argparse.Namespace, console: Console) -> None:
     from dumbo.console import clock
     from dumbo.data.build import build_datasets
-    from dumbo.data.plan import BatchPlan, describe_plan
+    from dumbo.data.plan import describe_plan, plan_run
     from dumbo.data.prepared import TOKENIZER, IntoFolder, preparation_of
     from dumbo.data.preparing import prepare_sources
     from dumbo.data.store import Store
@@ -61,7 +61,9 @@ def _prepare(configured: Configured, options: argparse.Namespace, console: Conso
     if output is None and config.trainer.data.cache is False:
         hint = "name a folder: dumbo preprocess CONFIG --output FOLDER"
         raise ConfigError.at("trainer.data.cache", "without a cache there is no place for what is prepared", hint)
-    preparation = preparation_of(config) if output is None else IntoFolder(Store(output))
+    preparation = (
+        preparation_of(config) if output is None else IntoFolder(Store(output, "name another folder behind --output"))
+    )
     sources: list[Source] = []
 
     def records() -> Iterator[Record]:
@@ -73,9 +75,8 @@ def _prepare(configured: Configured, options: argparse.Namespace, console: Conso
     encoded = prepare_sources(preparation, sources, plugins, tokenizer, None, console)
     datasets = build_datasets(sources, encoded, config, plugins, likely_limit(config), tokenizer.pad_token_id, console)
     assert datasets.sequences is not None  # It is no stream.
-    trainer = config.trainer
-    sizes = (trainer.arguments.batch_size, trainer.arguments.physical_batch_size, 1)
-    console.say(describe_plan(BatchPlan(datasets.sequences, *sizes), trainer.arguments))
+    arguments = config.trainer.arguments
+    console.say(describe_plan(plan_run(config, datasets.sequences, arguments.physical_batch_size, 1), arguments))
     took = f"prepared in {clock(time.monotonic() - began)}"
     if isinstance(preparation, IntoFolder):
         tokenizer.save_pretrained(output / TOKENIZER)
