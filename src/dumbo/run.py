@@ -175,7 +175,7 @@ class OpenRun:
         if self._stream_table is not None:
             table = self._stream_table()
             self.console.say("trained on so far:")
-            print_sources(table, None, (), self.console)
+            print_sources(table, None, self.sources, self.console)
             self.summary.note("data", table)
 
     def records(self) -> Iterator[Record]:

@@ -71,6 +71,8 @@ def test_another_split_into_passes_trains_the_same(run):
 
 def test_a_lone_source_begins_anew_and_says_so_once(run):
     said = run(trainer__arguments__max_steps=20)
+    [source] = json.loads((run.folder / "summary.json").read_text())["data"]
+    assert source["passes"] == -(-source["rows"] // 40) > 1
     assert len(re.findall(r"a\.jsonl was read to its end \(40 rows, [\d,]+ tokens\), and begins anew", said)) == 1
 
 
@@ -114,9 +116,16 @@ def test_a_bad_row_far_into_the_stream_ends_it_and_keeps_the_weights(run, tmp_pa
 
 def test_bad_rows_are_dropped_and_counted(run, tmp_path):
     write_texts(tmp_path / "a.jsonl", 40, bad=[3, 30])
-    said = run(trainer__data={**JOINED, "on_bad_row": "drop"}, trainer__arguments__max_steps=8)
+    said = run(trainer__data={**JOINED, "on_bad_row": "drop"}, trainer__arguments__max_steps=20)
     [source] = json.loads((run.folder / "summary.json").read_text())["data"]
-    assert source["bad"] >= 2 and "bad" in said
+    assert source["passes"] > 1 and source["bad"] == 2
+    assert re.search(r"^dropped 2 bad rows; the first: .*a\.jsonl:4: 'text' is the number 3", said, re.M)
+
+
+def test_rows_of_the_next_pass_that_are_read_ahead_are_not_told_of(run):
+    said = run(trainer__arguments__max_steps=2)
+    [source] = json.loads((run.folder / "summary.json").read_text())["data"]
+    assert source["passes"] == 1 and "begins anew" not in said
 
 
 def test_the_first_rows_are_looked_at_before_anything_is_trained(run, tmp_path):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dumbo.console import Console
-from dumbo.data.bad_rows import BadRows
 from dumbo.data.build import Datasets
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.dataset import TokenDataset
@@ -53,8 +51,7 @@ def build_stream(
     encoders = [SourceEncoder(source, plugins, tokenizer, num_embeddings) for source in sources]
     keep_template(encoders, tokenizer)
     evaluation, held_out = _look_at_rows(sources, encoders, limit, config, console)
-    fresh = [replace(source, bad=BadRows(source.bad.stops_early)) for source in sources]
-    lazy = [LazySource(source, plugins, encoder) for source, encoder in zip(fresh, encoders, strict=True)]
+    lazy = [LazySource(source, plugins, encoder) for source, encoder in zip(sources, encoders, strict=True)]
     settings = StreamSettings(
         capacity=limit,
         weights=tuple(0.0 if entry.held_out else entry.weight for entry in config.datasets),
@@ -66,7 +63,7 @@ def build_stream(
         seed=config.trainer.seed,
     )
     stream = Stream(
-        lambda source, skip: lazy[source].examples(skip), settings, on_pass_end=_pass_teller(fresh, console)
+        lambda source, skip: lazy[source].examples(skip), settings, on_pass_end=_pass_teller(sources, console)
     )
     return Datasets(
         train=None,
@@ -93,6 +90,9 @@ def _look_at_rows(
         rows = encode_rows(source, encoder, RowWriter(), console)
         if not source.entry.held_out:
             fit_lengths(rows, None, None if joined else limit, data.too_long)
+            # The stream reads them again, and notes those of them that are bad.
+            source.bad.count = 0
+            source.bad.problems.clear()
             continue
         fitted = fit_lengths(rows, None, limit, "split" if joined else data.too_long)
         evaluation.append(fitted.dataset.of_source(source.index))
@@ -120,7 +120,7 @@ def _pass_teller(sources: Sequence[Source], console: Console) -> Callable[[PassE
 
 
 def _table(stream: Stream, sources: Sequence[LazySource]) -> list[dict[str, Any]]:
-    """What was trained on so far of each source; what was left out is counted up to the end of the window."""
+    """What was trained on so far of each source; what was left out is counted once, as far as rows were read."""
     trained = [of_source.tokens for of_source in stream.trained]
     pairs = zip(sources, stream.trained, stream.positions, strict=True)
     return [
@@ -129,7 +129,7 @@ def _table(stream: Stream, sources: Sequence[LazySource]) -> list[dict[str, Any]
             "rows": of_source.rows,
             "tokens": of_source.tokens,
             "trained": of_source.supervised,
-            "passes": position.passes,
+            "passes": of_source.passes,
             "bad": lazy.source.bad.count,
             "too_long": position.too_long,
             "emptied": position.emptied,

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from dumbo.config.schema import RunConfig
 
-_WAYS_OUT = (
+WAYS_OUT = (
     "write trainer.data.too_long: drop, truncate or split, or raise trainer.data.sequence_length",
-    "'drop' leaves these rows out, 'truncate' cuts their ends off, 'split' cuts them into several",
+    "'drop' leaves such rows out, 'truncate' cuts their ends off, 'split' cuts them into several",
 )
+"""What to do where rows are too long."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def fit_lengths(
         count = "1 row is" if len(too_long) == 1 else f"{len(too_long)} rows are"
         longest = dataset.length[too_long].max()
         message = f"{count} longer than {limit} tokens (the longest has {longest}); this is the first"
-        raise rows.origin(int(too_long[0])).error(message, *_WAYS_OUT)
+        raise rows.origin(int(too_long[0])).error(message, *WAYS_OUT)
     pieces = np.ones(len(dataset), np.int64)
     needed = -(-dataset.length[too_long] // limit)
     pieces[too_long] = needed if policy == "split" else 1 if policy == "truncate" else 0

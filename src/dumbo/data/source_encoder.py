@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dumbo.plugin_manager import PluginManager
 
-_AT_ONCE = 256
+AT_ONCE = 256
 """Records of a batch: enough to keep the tokenizer's threads busy, few enough to see a bad row soon."""
 
 
@@ -146,7 +146,7 @@ def common_template(encoders: Sequence[SourceEncoder]) -> str | None:
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
     remaining = iter(records)
-    while batch := list(itertools.islice(remaining, _AT_ONCE)):
+    while batch := list(itertools.islice(remaining, AT_ONCE)):
         yield batch
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dumbo.data.ahead import Ahead
+from dumbo.data.lengths import WAYS_OUT
 from dumbo.data.records import IGNORED, Example
-from dumbo.data.windows import Group, Piece, group_length, put_together
+from dumbo.data.windows import Group, Piece, group_length, in_pass_order, put_together, stretches
 from dumbo.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ What is skipped need not be tokenised."""
 
 _STREAM = 5
 """Keeps the generator apart from others that are seeded by the run's seed."""
-
-_WAYS_OUT = (
-    "write trainer.data.too_long: drop, truncate or split, or raise trainer.data.sequence_length",
-    "'drop' leaves such rows out, 'truncate' cuts their ends off, 'split' cuts them into several",
-)
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,13 @@ class Position:
     """Those of them that were used."""
     pass_tokens: int = 0
     rows: int = 0
-    """Rows that were used, in all passes; so too the others from here on."""
+    """Rows that were used, in all passes; so too `tokens`."""
     tokens: int = 0
-    unusable: int = 0
+    whole_rows: int = 0
+    """What a whole pass has, once there was one."""
+    whole_tokens: int = 0
     too_long: int = 0
+    """Of the first pass, as it is the same in all; so too the others from here on."""
     emptied: int = 0
     """Rows and pieces of rows that were left out as cutting left nothing to train in them."""
 
@@ -68,6 +67,8 @@ class Position:
 class Trained:
     """What was taken of a source to train on."""
 
+    passes: int = 0
+    """Passes that were begun."""
     rows: int = 0
     tokens: int = 0
     supervised: int = 0
@@ -75,7 +76,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class PassEnd:
-    """A source was read to its end, and begins anew."""
+    """A source was read to its end, and is trained on anew."""
 
     source: int
     number: int
@@ -97,13 +98,18 @@ class _Place:
 class _Window:
     place: _Place
     groups: list[Group]
-    ended: list[PassEnd]
     after: tuple[Position, ...]
 
 
 class Stream:
     """An endless row of sequences. Every row of a source comes once in each pass over it, and no token of it is lost
-    unless `too_long` says so: what does not fill a sequence at the end of a window goes on into the next window."""
+    unless `too_long` says so: what does not fill a sequence at the end of a window goes on into the next window.
+
+    A window has at most `window_rows` rows. It ends where a source ends that is the only one or has as many rows, so
+    that no row comes again before all others have come. Smaller sources of a mixture would make windows tiny: of
+    theirs a window may have several passes, one after the other; there alone, packing may take a row of the next pass
+    into a sequence that comes before the last of this pass.
+    """
 
     def __init__(
         self,
@@ -114,7 +120,7 @@ class Stream:
     ) -> None:
         """With the `state` of another stream over the same rows with the same settings, go on where that was.
 
-        `on_pass_end` is called when the first row of another pass may be in the sequences.
+        `on_pass_end` is called when a row of another pass is taken.
 
         Raises:
             ValueError: the state is one of other sources.
@@ -159,6 +165,8 @@ class Stream:
         for group in taken:
             for piece in group:
                 of_source = self.trained[piece.source]
+                if piece.pass_number >= of_source.passes:
+                    self._begin_pass(piece)
                 of_source.rows += piece.begins
                 of_source.tokens += len(piece)
                 of_source.supervised += piece.supervised
@@ -168,7 +176,12 @@ class Stream:
         window = next(self._windows)
         self._place, self._groups, self.positions = window.place, window.groups, window.after
         self._taken, self._skipped = self._skipped, 0
-        for ended in window.ended:
+
+    def _begin_pass(self, piece: Piece) -> None:
+        self.trained[piece.source].passes = piece.pass_number + 1
+        if piece.pass_number:
+            position = self.positions[piece.source]
+            ended = PassEnd(piece.source, piece.pass_number, position.whole_rows, position.whole_tokens)
             self._on_pass_end(ended)
 
     def state(self) -> dict[str, Any]:
@@ -198,21 +211,20 @@ def rank_batches(batch: Sequence[Group], physical_batch_size: int, world_size: i
 
 def _windows(open_rows: OpenRows, settings: StreamSettings, place: _Place) -> Generator[_Window]:
     """All windows from `place` on."""
+    import numpy as np
+
     rows = _MixedRows(open_rows, settings, [replace(position) for position in place.positions])
     assemble = put_together(settings.packing)
     while True:
-        import numpy as np
-
         draw = np.random.default_rng([settings.seed, _STREAM, place.window])
-        fresh = [piece for _ in range(settings.window_rows) for piece in rows.next_row()]
+        fresh, is_end = rows.window(bool(place.carried))
         if settings.shuffle:
-            fresh = _shuffled(fresh, draw)
-        groups, carried = assemble(place.carried, fresh, settings.capacity)
+            fresh = in_pass_order(_shuffled(fresh, draw))
+        groups, carried = assemble(place.carried, fresh, settings.capacity, not is_end)
         if settings.shuffle:
-            groups = _shuffled(groups, draw)
-        after, ended = tuple(replace(position) for position in rows.positions), rows.ended
-        yield _Window(place, groups, ended, after)
-        rows.ended = []
+            groups = [group for stretch in stretches(groups) for group in _shuffled(stretch, draw)]
+        after = tuple(replace(position) for position in rows.positions)
+        yield _Window(place, groups, after)
         place = _Place(place.window + 1, after, tuple(carried))
 
 
@@ -227,17 +239,32 @@ class _MixedRows:
     open_rows: OpenRows
     settings: StreamSettings
     positions: list[Position]
-    ended: list[PassEnd] = field(default_factory=list)
-    """Passes that were read to the end."""
     _opened: dict[int, Iterator[Example | None]] = field(default_factory=dict)
 
-    def next_row(self) -> list[Piece]:
-        """The pieces of the next row that can be used.
+    def window(self, is_begun: bool) -> tuple[list[Piece], bool]:
+        """The pieces of the rows of a window, and whether it ends because a source does; where something `is_begun`
+        there may be none.
 
         Raises:
-            DumboError: a row is refused, or the source has none that can be used.
+            DumboError: a row is refused, or a source has none that can be used.
         """
-        source = self._furthest_behind()
+        pieces: list[Piece] = []
+        count = 0
+        while count < self.settings.window_rows:
+            source = self._furthest_behind()
+            if row := self._next_row(source):
+                pieces += row
+                count += 1
+            elif (pieces or is_begun) and self._ends_windows(source):
+                return pieces, True
+        return pieces, False
+
+    def _ends_windows(self, source: int) -> bool:
+        is_alone = sum(map(bool, self.settings.weights)) == 1
+        return is_alone or self.positions[source].whole_rows >= self.settings.window_rows
+
+    def _next_row(self, source: int) -> list[Piece]:
+        """The pieces of the source's next row that can be used; none where its pass ends."""
         position = self.positions[source]
         pieces: list[Piece] = []
         while not pieces:
@@ -247,11 +274,9 @@ class _MixedRows:
                 example = next(self._opened[source])
             except StopIteration:
                 self._end_pass(source)
-                continue
+                return []
             position.row += 1
-            if example is None:
-                position.unusable += 1
-            else:
+            if example is not None:
                 pieces = self._fit(source, example)
         tokens = sum(map(len, pieces))
         position.rows, position.pass_rows = position.rows + 1, position.pass_rows + 1
@@ -274,7 +299,7 @@ class _MixedRows:
             message = f"has no row to train on among its {position.row}" if position.row else "has no rows"
             raise ConfigError([Problem(message, ("datasets", source), hints=(hint,) if position.row else ())])
         position.passes += 1
-        self.ended.append(PassEnd(source, position.passes, position.pass_rows, position.pass_tokens))
+        position.whole_rows, position.whole_tokens = position.pass_rows, position.pass_tokens
         position.row = position.pass_rows = position.pass_tokens = 0
         del self._opened[source]
 
@@ -284,18 +309,19 @@ class _MixedRows:
 
         capacity, policy = self.settings.capacity, self.settings.too_long
         tokens = np.asarray(example.input_ids, np.int32)
-        row = Piece(source, tokens, np.asarray(example.labels, np.int32) != IGNORED)
+        position = self.positions[source]
+        trained = np.asarray(example.labels, np.int32) != IGNORED
+        row = Piece(source, tokens, trained, pass_number=position.passes)
         if len(row) <= capacity or self.settings.packing == "joined":
             return [row]
         if policy == "error":
-            raise example.origin.error(f"the row is longer than {capacity} tokens (it has {len(row)})", *_WAYS_OUT)
-        position = self.positions[source]
-        position.too_long += 1
+            raise example.origin.error(f"the row is longer than {capacity} tokens (it has {len(row)})", *WAYS_OUT)
+        position.too_long += not position.passes
         if policy == "drop":
             return []
         ends = len(row) if policy == "split" else capacity
         pieces = [row.cut(first, min(capacity, len(row) - first)) for first in range(0, ends, capacity)]
         kept = [piece for piece in pieces if piece.supervised]
-        position.emptied += len(pieces) - len(kept)
+        position.emptied += 0 if position.passes else len(pieces) - len(kept)
         # The row counts as one, whichever of its pieces are left.
         return [replace(piece, begins=not number) for number, piece in enumerate(kept)]

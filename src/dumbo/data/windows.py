@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dumbo.data.packing import pack
@@ -30,6 +30,8 @@ class Piece:
     """Which of them the row trains on. The first one is not predicted from anything, and never trained."""
     begins: bool = True
     """Whether the row begins here."""
+    pass_number: int = 0
+    """Which pass over the source it was read in, from 0."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -53,14 +55,16 @@ class Piece:
     def cut(self, first: int, length: int) -> Piece:
         """The `length` tokens from `first` on."""
         place = slice(first, first + length)
-        return Piece(self.source, self.tokens[place], self.trained[place], self.begins and not first)
+        begins = self.begins and not first
+        return replace(self, tokens=self.tokens[place], trained=self.trained[place], begins=begins)
 
     def write(self) -> dict[str, Any]:
         """The piece for JSON; the number of a token that is not trained is written as its complement, below 0."""
         import numpy as np
 
         signed = np.where(self.trained, self.tokens, ~self.tokens)
-        return {"source": self.source, "begins": self.begins, "tokens": signed.tolist()}
+        place = {"source": self.source, "pass": self.pass_number, "begins": self.begins}
+        return {**place, "tokens": signed.tolist()}
 
     @classmethod
     def read(cls, written: dict[str, Any]) -> Piece:
@@ -68,14 +72,16 @@ class Piece:
         import numpy as np
 
         signed = np.array(written["tokens"], np.int32)
-        return cls(written["source"], np.where(signed < 0, ~signed, signed), signed >= 0, written["begins"])
+        tokens = np.where(signed < 0, ~signed, signed)
+        return cls(written["source"], tokens, signed >= 0, written["begins"], written["pass"])
 
 
 Group = tuple[Piece, ...]
 """A sequence."""
 
-PutTogether = Callable[[Sequence[Piece], Sequence[Piece], int], tuple[list[Group], list[Piece]]]
-"""(carried over, of this window, tokens of a sequence) -> sequences, and what is carried over to the next window."""
+PutTogether = Callable[[Sequence[Piece], Sequence[Piece], int, bool], tuple[list[Group], list[Piece]]]
+"""(carried over, of this window, tokens of a sequence, whether a sequence that may be short may wait for rows of the
+next window) -> sequences, and what is carried over to the next window."""
 
 
 def group_length(group: Group) -> int:
@@ -88,13 +94,17 @@ def put_together(packing: bool | Literal["joined"]) -> PutTogether:
     return join if packing == "joined" else pack_window if packing else alone
 
 
-def alone(carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int) -> tuple[list[Group], list[Piece]]:
+def alone(
+    carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int, may_wait: bool
+) -> tuple[list[Group], list[Piece]]:
     """Each piece is a sequence, and nothing is carried over."""
     return [(piece,) for piece in (*carried, *fresh)], []
 
 
-def join(carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int) -> tuple[list[Group], list[Piece]]:
-    """Pieces one after the other, cut where a sequence is full; the sequence that is not is carried over."""
+def join(
+    carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int, may_wait: bool
+) -> tuple[list[Group], list[Piece]]:
+    """Pieces one after the other, cut where a sequence is full; the sequence that is not is always carried over."""
     groups: list[Group] = []
     open_group: list[Piece] = []
     space = capacity
@@ -110,7 +120,9 @@ def join(carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int) -> tup
     return groups, open_group
 
 
-def pack_window(carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int) -> tuple[list[Group], list[Piece]]:
+def pack_window(
+    carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int, may_wait: bool
+) -> tuple[list[Group], list[Piece]]:
     """Pieces by best fit, in the order of the first of each sequence. The emptiest sequences are carried over; but no
     piece is a second time, so that all of them come."""
     import numpy as np
@@ -120,9 +132,40 @@ def pack_window(carried: Sequence[Piece], fresh: Sequence[Piece], capacity: int)
     groups: dict[int, list[Piece]] = {}
     for number, piece in zip(numbers.tolist(), pieces, strict=True):
         groups.setdefault(number, []).append(piece)
+    if not may_wait:
+        return [tuple(group) for group in groups.values()], []
     settled = set(numbers[: len(carried)].tolist())
     filled = {number: sum(map(len, group)) for number, group in groups.items() if number not in settled}
     waiting = sorted((number for number in filled if filled[number] < _FULL * capacity), key=lambda n: filled[n])
     waiting = waiting[: min(_MOST_WAITING, max(1, len(groups) // 4))]
     rest = [piece for number in waiting for piece in groups.pop(number)]
     return [tuple(group) for group in groups.values()], rest
+
+
+def in_pass_order(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces with those of a source, in the places that it has, by their pass: none of a pass is in front of one of
+    the pass before. Otherwise their order is kept."""
+    of_source: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        of_source.setdefault(piece.source, []).append(piece)
+    by_pass = {source: iter(sorted(own, key=_pass_number)) for source, own in of_source.items()}
+    return [next(by_pass[piece.source]) for piece in pieces]
+
+
+def stretches(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups in stretches that may be shuffled each for itself: the next one begins where a source has a later
+    pass than this one has begun with."""
+    found: list[list[Group]] = []
+    first: dict[int, int] = {}
+    for group in groups:
+        if not found or any(piece.pass_number > first.get(piece.source, piece.pass_number) for piece in group):
+            found.append([])
+            first = {}
+        found[-1].append(group)
+        for piece in group:
+            first[piece.source] = min(first.get(piece.source, piece.pass_number), piece.pass_number)
+    return found
+
+
+def _pass_number(piece: Piece) -> int:
+    return piece.pass_number

@@ -73,6 +73,9 @@ def test_bad_rows_keep_their_place_or_are_raised_there(lazy):
     source, _, plugins = lazy(texts, stops_early=False)
     assert [example is None for example in source.examples()] == [False, True, False, True, False]
     assert source.source.bad.count == 2
+    assert [example is None for example in source.examples(1)] == [True, False, True, False]
+    assert len(list(source.examples())) == 5 and source.source.bad.count == 2, "they are counted once"
+    assert [problem.place.line for problem in source.source.bad.problems] == [2, 4]
     assert [record.text for record in iterate_records(source.source, plugins)] == ["one", "three", "five"]
     source, _, plugins = lazy(texts)
     rows = source.examples()

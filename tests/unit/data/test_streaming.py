@@ -157,7 +157,7 @@ def test_no_token_comes_again_before_its_pass_is_over(drawn, count):
     stream.close()
     for source in range(len(sources)):
         seen = Counter(token for piece in pieces if piece.source == source for token in piece.tokens.tolist())
-        assert max(seen.values(), default=0) <= stream.positions[source].passes + 1
+        assert max(seen.values(), default=0) <= stream.trained[source].passes <= stream.positions[source].passes + 1
         if not changes["shuffle"] and changes["packing"] == "joined":
             # In the files' order, without a gap.
             order = [token for piece in pieces if piece.source == source for token in piece.tokens.tolist()]
@@ -166,13 +166,56 @@ def test_no_token_comes_again_before_its_pass_is_over(drawn, count):
             assert order == (one_pass * (len(order) // len(one_pass) + 1))[: len(order)]
 
 
+@settings(max_examples=100, deadline=None)
+@given(streams(), st.integers(1, 60))
+def test_no_row_comes_again_before_all_others_have_come(drawn, count):
+    sources, changes = drawn
+    if changes["packing"] is True:
+        # A row of a small source's next pass may fill a sequence.
+        sources, changes = sources[:1], changes | {"weights": (1.0,)}
+    stream = stream_of(sources, **changes)
+    groups = stream.take(count)
+    stream.close()
+    for source, lengths in enumerate(sources):
+        numbers = [[p.pass_number for p in group if p.source == source] for group in groups]
+        passes = [number for group in numbers for number in sorted(group)]
+        assert passes == sorted(passes) and set(passes) == set(range(stream.trained[source].passes))
+        rows = [p.tokens[0] // 100 for group in groups for p in group if p.source == source and p.begins]
+        if changes["capacity"] >= 25 and not changes["packing"]:
+            of_pass = sum(map(bool, lengths))
+            parts = [rows[first : first + of_pass] for first in range(0, len(rows), of_pass)]
+            assert all(len(set(part)) == len(part) for part in parts)
+
+
+@pytest.mark.parametrize("packing", [False, True, "joined"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_ends_where_its_only_source_does(packing, seed):
+    stream = stream_of([[10] * 10], packing=packing, window_rows=40, seed=seed)
+    order = [int(piece.tokens[0]) // 100 for group in stream.take(30) for piece in group]
+    stream.close()
+    passes = [order[first : first + 10] for first in (0, 10, 20)]
+    assert all(sorted(rows) == list(range(10)) for rows in passes) and passes[0] != passes[1] != passes[2]
+
+
+@pytest.mark.parametrize("packing", [False, "joined"])
+def test_a_small_source_makes_no_tiny_windows_and_keeps_its_passes_apart(packing):
+    stream = stream_of([[10] * 3, [10] * 55], packing=packing, window_rows=20)
+    groups = stream.take(120)
+    stream.close()
+    # The sixth window ends with the large source, after 10 rows; the others have 20.
+    assert stream.state()["window"] == 6
+    orders = [[int(p.tokens[0]) % 10_000 // 100 for g in groups for p in g if p.source == source] for source in (0, 1)]
+    assert all(sorted(orders[0][first : first + 3]) == [0, 1, 2] for first in range(0, 57, 3))
+    assert len(set(orders[1][:55])) == 55 and len(orders[1]) == 60
+
+
 def test_joined_pieces_do_not_overlap_and_lose_no_tail():
     """What peers get wrong: windows that repeat tokens, a dropped last part, documents cut to the window's length."""
     stream = stream_of([[95, 7, 33]], packing="joined", shuffle=False, window_rows=1)
     tokens = [token for group in stream.take(27) for piece in group for token in piece.tokens.tolist()]
     stream.close()
     document = [row * 100 + place for row, length in enumerate([95, 7, 33]) for place in range(length)]
-    assert tokens == document * 2 and stream.positions[0].passes == 1
+    assert tokens == document * 2 and stream.trained[0].passes == 2
 
 
 def test_the_first_token_of_a_piece_is_not_trained_and_only_that():
@@ -270,10 +313,23 @@ def test_a_source_that_gives_nothing_is_an_error_and_no_endless_loop(lengths, ex
 
 def test_the_end_of_a_pass_is_told_with_its_rows_and_tokens():
     stream = stream_of([[3, 0, 5]], window_rows=4, shuffle=False)
-    stream.take(3)
-    assert [(end.number, end.rows, end.tokens) for end in stream.told] == [(1, 2, 8)]
-    assert stream.positions[0].unusable == 1 + 1
+    stream.take(2)
+    assert stream.told == [] and stream.trained[0].passes == 1, "what is read ahead is not trained on"
+    stream.take(1)
+    assert [(end.source, end.number, end.rows, end.tokens) for end in stream.told] == [(0, 1, 2, 8)]
+    assert stream.trained[0].passes == 2
+    again = stream_of([[3, 0, 5]], stream.state(), window_rows=4, shuffle=False)
+    again.take(2)
+    assert [(end.number, end.rows, end.tokens) for end in again.told] == [(2, 2, 8)]
     stream.close()
+    again.close()
+
+
+def test_long_rows_are_counted_in_the_first_pass_alone():
+    stream = stream_of([[4, 25, 8]], too_long="drop", window_rows=2)
+    stream.take(9)
+    stream.close()
+    assert stream.positions[0].passes >= 4 and stream.positions[0].too_long == 1
 
 
 def test_a_state_of_other_sources_is_refused():
