@@ -85,7 +85,7 @@ class Packing:
                 self.separate.enabled = True
 
 
-def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
+def prepare_for_packing(model: Any, attention: str | None = None, autocast: torch.dtype | None = None) -> Packing:
     """Switch `model` to layers that keep packed documents apart, and prove on it that nothing leaks.
 
     Recurrent layers are left alone where their kernels keep documents apart. Else they are given each document by
@@ -94,6 +94,9 @@ def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
     Call it where the model computes (a kernel for GPUs cannot be proven on a CPU). None takes our own attention, or
     the model's where that is flash attention; other names are Transformers' ('sdpa' and 'eager' make a mask of all
     tokens by all tokens from the positions).
+
+    `autocast` is the type that the run's autocast computes in, None for a run without. The proof is made under it, as
+    kernels are chosen by the type, and flash attention takes weights in float32 under autocast alone.
 
     Raises:
         RunError: the model's layers cannot keep documents apart; the message names the model's type and says why.
@@ -106,21 +109,21 @@ def prepare_for_packing(model: Any, attention: str | None = None) -> Packing:
     SeparateDocuments.remove_from(model)
     try:
         _set_attention(model, implementation)
-        return Packing(model, implementation, ordinary, _isolate(model))
+        return Packing(model, implementation, ordinary, _isolate(model, autocast))
     except BaseException:
         _set_attention(model, ordinary)
         raise
 
 
-def _isolate(model: Any) -> SeparateDocuments | None:
+def _isolate(model: Any, autocast: torch.dtype | None) -> SeparateDocuments | None:
     """Prove isolation as the model is; where it has recurrent layers and leaks, with documents given one by one."""
     if recurrent_mixers(model):
         with contextlib.suppress(RunError):
-            prove_isolation(model)
+            prove_isolation(model, autocast)
             return None
     separate = SeparateDocuments.install(model)
     try:
-        prove_isolation(model)
+        prove_isolation(model, autocast)
     except BaseException:
         if separate is not None:
             separate.remove()
@@ -128,8 +131,10 @@ def _isolate(model: Any) -> SeparateDocuments | None:
     return separate
 
 
-def prove_isolation(model: Any) -> None:
+def prove_isolation(model: Any, autocast: torch.dtype | None = None) -> None:
     """Raise a RunError unless two made-up documents come out of `model` packed as they do alone.
+
+    The model computes as it will in training: under autocast to the type `autocast`, unless that is None.
 
     Two things are measured in evaluation mode: how far packed logits are from those of the documents alone, and
     whether other tokens in one document change the logits of the other. Where the configuration names recurrent
@@ -142,7 +147,7 @@ def prove_isolation(model: Any) -> None:
     for mixer in recurrent_mixers(model).values():
         mixer.training = True  # they have other kernels for training; what they contain stays as it is
     try:
-        found = _measure(model)
+        found = _measure(model, autocast)
     except RunError as error:
         raise RunError(f"{_refusal(model)}: {error}") from None
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
@@ -151,8 +156,8 @@ def prove_isolation(model: Any) -> None:
         raise RunError(f"{_refusal(model)}: {what}{_reason(model)}") from error
     finally:
         model.train(was_training)
-    half = next(iter(model.parameters())).dtype in (torch.float16, torch.bfloat16)
-    tolerance = found.scale * (HALF_TOLERANCE if half else TOLERANCE)
+    computing = autocast or next(iter(model.parameters())).dtype
+    tolerance = found.scale * (HALF_TOLERANCE if computing in (torch.float16, torch.bfloat16) else TOLERANCE)
     if not (found.leak <= tolerance and found.is_exact):
         what = f"a token of one changes the logits of another by {found.leak:.2g}"
         raise RunError(f"{_refusal(model)}: {what}{_reason(model)}")
@@ -175,20 +180,20 @@ class _Measured:
     """The largest difference between a packed logit and that of the document alone."""
 
 
-def _measure(model: Any) -> _Measured:
+def _measure(model: Any, autocast: torch.dtype | None) -> _Measured:
     first, second, other_first, other_second = _made_up(model)
     with torch.no_grad():
-        alone = torch.cat([_logits(model, tokens) for tokens in (first, second)])
-        packed = _logits(model, first, second)
-        changed = [_logits(model, other_first, second), _logits(model, first, other_second)]
+        alone = torch.cat([_logits(model, autocast, tokens) for tokens in (first, second)])
+        packed = _logits(model, autocast, first, second)
+        changed = [_logits(model, autocast, *pair) for pair in ((other_first, second), (first, other_second))]
     cut = len(first)
     leaks = [(changed[0] - packed)[cut:], (changed[1] - packed)[:cut]]
     leak = max(float(difference.abs().max()) for difference in leaks)
-    is_exact = not _recurrent(model) or leak == 0.0 or _gradients_are_apart(model, first, second)
+    is_exact = not _recurrent(model) or leak == 0.0 or _gradients_are_apart(model, autocast, first, second)
     return _Measured(float(alone.abs().max()), leak, is_exact, float((packed - alone).abs().max()))
 
 
-def _gradients_are_apart(model: Any, first: Tensor, second: Tensor) -> bool:
+def _gradients_are_apart(model: Any, autocast: torch.dtype | None, first: Tensor, second: Tensor) -> bool:
     """Whether no embedded token of one document has a gradient, not the smallest, from logits of the other."""
     total, cut = len(first) + len(second), len(first)
     embedded: list[Tensor] = []
@@ -203,7 +208,7 @@ def _gradients_are_apart(model: Any, first: Tensor, second: Tensor) -> bool:
     handles = [table.register_forward_hook(begin_here) for table in tables]
     try:
         with torch.enable_grad():
-            logits = _logits(model, first, second)
+            logits = _logits(model, autocast, first, second)
             for own, other in ((slice(0, cut), slice(cut, None)), (slice(cut, None), slice(0, cut))):
                 found = torch.autograd.grad(
                     logits[own].logsumexp(-1).sum(), embedded, retain_graph=True, allow_unused=True
@@ -228,13 +233,15 @@ def _made_up(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, other_first, other_second
 
 
-def _logits(model: Any, *documents: Tensor) -> Tensor:
+def _logits(model: Any, autocast: torch.dtype | None, *documents: Tensor) -> Tensor:
     """Float32 `[T, vocabulary]`."""
     row = torch.cat(documents)[None]
     inputs = packed_batch_inputs(row, [len(tokens) for tokens in documents])
     if len(documents) == 1:
         inputs = {"input_ids": row, "use_cache": False}
-    logits: Tensor = model(**inputs).logits
+    # One autocast for each pass: it keeps weights in its type until its end, without gradients if they were off.
+    with torch.autocast(row.device.type, autocast) if autocast else contextlib.nullcontext():
+        logits: Tensor = model(**inputs).logits
     return logits[0].float()
 
 

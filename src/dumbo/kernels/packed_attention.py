@@ -35,7 +35,7 @@ class Scoring:
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, row: PackedRow, pattern: Pattern, scoring: Scoring
 ) -> Tensor:
-    """Attend inside of each document of `row`.
+    """Attend inside of each document of `row`, under autocast in its type, as PyTorch's own attention does.
 
     Args:
         query: `[1, H, T, D]`, documents one after the other.
@@ -48,11 +48,24 @@ def packed_attention(
     Returns:
         `[1, T, H, V]`.
     """
+    query, key, value = (in_autocast(states) for states in (query, key, value))
     if varlen_fits(query, value, scoring):
         return varlen_packed(query, key, value, row, pattern, scoring)
     if flex_fits(query, scoring):
         return flex_packed(query, key, value, row, pattern, scoring)
     return grouped_packed(query, key, value, row, pattern, scoring)
+
+
+def in_autocast(states: Tensor) -> Tensor:
+    """`states` in the type that autocast computes in, where it is on for their device; float64 stays.
+
+    Rotary positions make queries and keys float32 under autocast, while values are in half precision. Most kernels
+    take one type alone, and which of them fit is a question of the type.
+    """
+    device = states.device.type
+    if states.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return states
+    return states.to(torch.get_autocast_dtype(device))
 
 
 def grouped_packed(

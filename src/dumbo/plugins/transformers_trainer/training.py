@@ -70,9 +70,10 @@ def build(job: Job, services: Services) -> TransformersRun:
 
 
 def _packing(job: Job) -> Packing:
-    asked = job.config.model.attention
+    asked, ours = job.config.model.attention, job.config.trainer.arguments
+    autocast = torch.bfloat16 if uses_bf16(ours) else torch.float16 if ours.fp16 else None
     try:
-        return prepare_for_packing(job.model, None if asked == "auto" else asked)
+        return prepare_for_packing(job.model, None if asked == "auto" else asked, autocast)
     except RunError as error:
         hint = "remove packing; padding then costs least with trainer.data.group_by_length: true"
         raise ConfigError.at("trainer.data.packing", str(error).removeprefix("packing: "), hint) from error
