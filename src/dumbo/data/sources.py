@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 FIRST_ROWS = 256
 """So many rows of each source of a stream are looked at before anything is trained."""
 
-_KEPT_RECORDS, _KEPT_CHARACTERS = 10_000, 1 << 26
-"""Records of a source that stay in memory, and their characters; a source with more of them is read again."""
+_KEPT_RECORDS, _KEPT_CHARACTERS = 100_000, 1 << 28
+"""Records of a source that stay in memory, and their characters, which is less than 1 GiB; a source with more of them
+is read again."""
 
 
 class Records:
