@@ -52,6 +52,8 @@ def start(folder, model_folder, rows_file, seed, **changes):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with Ctrl-C ignored, and so would be what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
