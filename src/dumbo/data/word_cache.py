@@ -70,6 +70,10 @@ def _offsets(encodings: Iterable[Encoding], count: int) -> NDArray[np.int64]:
     return np.fromiter(chain.from_iterable(pairs), np.int64, 2 * count).reshape(-1, 2)
 
 
+_TOGETHER = 128
+"""New words that are encoded as one text: fewer cost more calls, and of a longer one the offsets cost more."""
+
+
 class _Numbers(dict[str, int]):
     """Numbers of words, from 0; one that is not known gets the next, and is noted as new."""
 
@@ -148,16 +152,21 @@ class WordCache:
         lengths = np.fromiter(map(len, new), np.int32, len(new))
         sizes, firsts = np.zeros(len(new), np.int32), np.zeros(len(new), np.int64)
         joined, alone = self._split(new)
-        text = "".join(new[place] for place in joined)
-        encodings = self.backend.encode_batch([text, *(new[place] for place in alone)], add_special_tokens=False)
+        groups = [joined[first : first + _TOGETHER] for first in range(0, len(joined), _TOGETHER)]
+        texts = ["".join(new[place] for place in group) for group in groups]
+        encodings = self.backend.encode_batch([*texts, *(new[place] for place in alone)], add_special_tokens=False)
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         pairs = _offsets(encodings, int(counts.sum()))
         if joined:
+            of_texts = counts[: len(texts)]
+            sizes_of_texts = np.fromiter(map(len, texts), np.int64, len(texts))
+            in_joined = pairs[: of_texts.sum()]
+            in_joined += np.repeat(np.cumsum(sizes_of_texts) - sizes_of_texts, of_texts)[:, None]
             ends = np.cumsum(lengths[joined])
-            of_word = np.searchsorted(ends, pairs[: counts[0], 0], side="right")
-            pairs[: counts[0]] -= (ends - lengths[joined])[of_word][:, None]
+            of_word = np.searchsorted(ends, in_joined[:, 0], side="right")
+            in_joined -= (ends - lengths[joined])[of_word][:, None]
             sizes[joined] = np.bincount(of_word, minlength=len(joined))
-        sizes[alone] = counts[1:]
+        sizes[alone] = counts[len(texts) :]
         order = [*joined, *alone]
         firsts[order] = len(self._ids) + np.cumsum(sizes[order]) - sizes[order]
         self._firsts.frombytes(firsts.tobytes())
