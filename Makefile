@@ -65,6 +65,7 @@ bench: setup  ## time the start of the program, the making of rows, packed rows,
 	$(BIN)/python benchmarks/packed_attention.py
 	$(BIN)/python benchmarks/packed_recurrent.py
 	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/prepare_memory.py
 
 images: setup  ## make the pictures of the documentation again, from the run in runs/quickstart; needs Chromium
 	$(BIN)/python docs/make_images.py
