@@ -14,9 +14,8 @@ from dumbo.console import Console
 from dumbo.data.bad_rows import BadRows
 from dumbo.data.encoded import EncodedRows, read_rows
 from dumbo.data.fingerprints import code_version, digest, entry_options
-from dumbo.data.preparing import Encoding, FromReaders, Preparation
+from dumbo.data.preparing import FromReaders, Preparation, Task
 from dumbo.data.records import Record
-from dumbo.data.source_encoder import SourceEncoder
 from dumbo.data.sources import Records, Source
 from dumbo.data.store import Store, open_store
 from dumbo.errors import ConfigError, DataError, RunError
@@ -64,23 +63,17 @@ class IntoFolder:
         """Go through the rows of all sources."""
         return self._readers.read(config, plugins)
 
-    def encode(
-        self,
-        source: Source,
-        encoder: SourceEncoder,
-        encoding: Encoding,
-        plugins: PluginManager,
-        console: Console,
-    ) -> EncodedRows:
+    def encode(self, task: Task, plugins: PluginManager, console: Console) -> EncodedRows:
         """Into the folder; what is in it already and can be told to be the same is not made again."""
+        source = task.source
         found = {"records": len(source.records), **source.bad.as_facts()}
-        rows = self._readers.encode(source, encoder, encoding, plugins, console)
-        key = self._readers.key_of(source, encoding, plugins)
+        rows = self._readers.encode(task, plugins, console)
+        key = self._readers.key_of(task, plugins)
         if key is None or self.store.find(key) is None:
             key = f"once-{uuid.uuid4().hex}"
             rows = self.store.copy(key, rows, source.label)
         self._sources.append(
-            {"folder": key, "entry": entry_options(source.entry), "encoding": encoding.parts, "read": found}
+            {"folder": key, "entry": entry_options(source.entry), "encoding": task.encoding, "read": found}
         )
         return rows
 
@@ -139,22 +132,16 @@ class FromFolder:
             sources.append(source)
         return sources
 
-    def encode(
-        self,
-        source: Source,
-        encoder: SourceEncoder,
-        encoding: Encoding,
-        plugins: PluginManager,
-        console: Console,
-    ) -> EncodedRows:
+    def encode(self, task: Task, plugins: PluginManager, console: Console) -> EncodedRows:
         """From the folder.
 
         Raises:
             ConfigError: this run would write its tokens otherwise.
             RunError: the files are not there or damaged.
         """
+        source, encoder = task.source, task.encoder
         known = self.sources[source.index]
-        self._compare(known["encoding"], json.loads(json.dumps(encoding.parts)), f"datasets.{source.index}")
+        self._compare(known["encoding"], json.loads(json.dumps(task.encoding)), f"datasets.{source.index}")
         try:
             rows = read_rows(self.folder / known["folder"])
         except (OSError, ValueError, KeyError, TypeError) as error:

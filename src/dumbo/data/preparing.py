@@ -30,11 +30,13 @@ _LONG = 5.0
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """What decides on the tokens of a source's records."""
+class Task:
+    """A source whose tokens are wanted."""
 
-    parts: dict[str, Any]
-    """By the words of messages."""
+    source: Source
+    encoder: SourceEncoder
+    encoding: dict[str, Any]
+    """What decides on the tokens of its records, by the words of messages."""
     moment: str
     """When they are made, where that matters; else empty."""
 
@@ -50,15 +52,8 @@ class Preparation(Protocol):
         """
         ...
 
-    def encode(
-        self,
-        source: Source,
-        encoder: SourceEncoder,
-        encoding: Encoding,
-        plugins: PluginManager,
-        console: Console,
-    ) -> EncodedRows:
-        """The tokens and labels of a source; `encoding` is what decides on them.
+    def encode(self, task: Task, plugins: PluginManager, console: Console) -> EncodedRows:
+        """The tokens and labels of a source.
 
         Raises:
             DataError: rows that cannot be used, unless the configuration drops them.
@@ -90,7 +85,7 @@ def prepare_sources(
             console.say(f"warning: {source.label}: {warning}")
         encoding = encoding_of(source.entry, known, encoder.chat_template)
         moment = moment_of(encoding, tokenizer)
-        prepared.append(preparation.encode(source, encoder, Encoding(encoding, moment), plugins, console))
+        prepared.append(preparation.encode(Task(source, encoder, encoding, moment), plugins, console))
     return prepared
 
 
@@ -111,16 +106,9 @@ class FromReaders:
         """Go through the rows of all sources of which the store knows nothing."""
         return read_sources(config, plugins, store=self.store)
 
-    def encode(
-        self,
-        source: Source,
-        encoder: SourceEncoder,
-        encoding: Encoding,
-        plugins: PluginManager,
-        console: Console,
-    ) -> EncodedRows:
+    def encode(self, task: Task, plugins: PluginManager, console: Console) -> EncodedRows:
         """From the store, where it has the source as this run would make it."""
-        key = self.key_of(source, encoding, plugins)
+        source, encoder, key = task.source, task.encoder, self.key_of(task, plugins)
         if self.store is None or key is None:
             return encode_rows(source, encoder, RowWriter(), console)
         found = self.store.find(key)
@@ -128,16 +116,15 @@ class FromReaders:
             with self.store.writing(key, console.say) as folder:
                 found = self.store.find(key)  # Another process may have been faster.
                 if found is None:
-                    return self._write(source, encoder, key, folder, plugins, console)
+                    return self._write(task, key, folder, plugins, console)
         if not _fits(found, source, encoder):
             return encode_rows(source, encoder, RowWriter(), console)
         source.bad.add_facts(found.facts)
         console.say(f"{source.label}: {len(found.dataset):,} rows from the cache")
         return found
 
-    def _write(
-        self, source: Source, encoder: SourceEncoder, key: str, folder: Path, plugins: PluginManager, console: Console
-    ) -> EncodedRows:
+    def _write(self, task: Task, key: str, folder: Path, plugins: PluginManager, console: Console) -> EncodedRows:
+        source, encoder = task.source, task.encoder
         assert self.store is not None and source.key is not None  # There is no key without them.
         facts = {"records": len(source.records), **source.bad.as_facts()}
         try:
@@ -150,9 +137,9 @@ class FromReaders:
         self.store.note_rows(source.key, facts)
         return self.store.settle(key, source.label, rows)
 
-    def key_of(self, source: Source, encoding: Encoding, plugins: PluginManager) -> str | None:
+    def key_of(self, task: Task, plugins: PluginManager) -> str | None:
         """What the source's tokens are kept under; None where they are not."""
-        return tokens_key(source.key, source.entry, plugins, encoding.parts, encoding.moment)
+        return tokens_key(task.source.key, task.source.entry, plugins, task.encoding, task.moment)
 
 
 def _fits(found: EncodedRows, source: Source, encoder: SourceEncoder) -> bool:

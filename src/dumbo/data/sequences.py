@@ -97,13 +97,8 @@ def single_rows(lengths: NDArray[np.int32], seed: int, shuffle: bool) -> SingleR
 
 
 @dataclass(frozen=True)
-class PackedRows:
-    """Sequences of several rows, together no longer than `capacity` tokens.
-
-    Longer rows are cut: into what fits behind the others, and then into whole sequences. Rows of one length meet others
-    in each epoch. Where an epoch has other rows than the one before, and could do with fewer sequences, some are made
-    of a part of another, so that all epochs have as many.
-    """
+class _Planned:
+    """Sequences of at most `capacity` tokens, of which every epoch has as many: as the one that needs most of them."""
 
     lengths: NDArray[np.int32]
     """Tokens of each row of the data set."""
@@ -118,12 +113,35 @@ class PackedRows:
     def __post_init__(self) -> None:
         """Plan all epochs: from now on it is known how many sequences there are."""
         epochs = range(1 if self.mixture.is_whole else min(self.num_epochs, _MOST_EPOCHS))
-        counts = [int(self._pack(epoch).sequence.max(initial=-1)) + 1 for epoch in epochs]
-        object.__setattr__(self, "_count", max(counts))
+        object.__setattr__(self, "_count", max(self._needed(epoch) for epoch in epochs))
 
     def __len__(self) -> int:
         """Sequences of an epoch."""
         return self._count
+
+    def _needed(self, epoch: int) -> int:
+        """How many sequences the rows of an epoch need."""
+        raise NotImplementedError
+
+    def _rows(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, in its order."""
+        import numpy as np
+
+        rows = self.mixture.rows(epoch if self.mixture.is_whole else epoch % min(self.num_epochs, _MOST_EPOCHS))
+        return rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))] if self.shuffle else rows
+
+
+@dataclass(frozen=True)
+class PackedRows(_Planned):
+    """Sequences of several rows, together no longer than `capacity` tokens.
+
+    Longer rows are cut: into what fits behind the others, and then into whole sequences. Rows of one length meet others
+    in each epoch. Where an epoch has other rows than the one before, and could do with fewer sequences, some are made
+    of a part of another, so that all epochs have as many.
+    """
+
+    def _needed(self, epoch: int) -> int:
+        return int(self._pack(epoch).sequence.max(initial=-1)) + 1
 
     @property
     def filling(self) -> str:
@@ -153,44 +171,21 @@ class PackedRows:
         cut = (pieces.first[by_number], pieces.length[by_number]) if is_cut else None
         return EpochSequences(rows, bounds, lengths, cut)
 
-    def _rows(self, epoch: int) -> NDArray[np.int64]:
-        import numpy as np
-
-        rows = _rows_of(self.mixture, epoch, self.num_epochs)
-        return rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))] if self.shuffle else rows
-
     def _pack(self, epoch: int) -> Pieces:
         """The pieces of an epoch's rows, each of which is one by its place in `_rows`."""
         return pack_pieces(self.lengths[self._rows(epoch)], self.capacity)
 
 
 @dataclass(frozen=True)
-class JoinedRows:
+class JoinedRows(_Planned):
     """Rows one after the other, cut where a sequence has `capacity` tokens: no token is left out, and none comes twice.
 
     The last sequence of an epoch is shorter. Where an epoch has fewer tokens than another, because it has other rows,
     its last ones are, so that all epochs have as many.
     """
 
-    lengths: NDArray[np.int32]
-    """Tokens of each row of the data set."""
-    mixture: Mixture
-    capacity: int
-    num_epochs: int
-    """How many epochs there will be. Rows are chosen anew in the first 256 of them, and then as in those again."""
-    seed: int
-    shuffle: bool
-    _count: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Count the tokens of all epochs: from now on it is known how many sequences there are."""
-        epochs = range(1 if self.mixture.is_whole else min(self.num_epochs, _MOST_EPOCHS))
-        tokens = max(int(self.lengths[self.mixture.rows(epoch)].sum()) for epoch in epochs)
-        object.__setattr__(self, "_count", -(-tokens // self.capacity))
-
-    def __len__(self) -> int:
-        """Sequences of an epoch."""
-        return self._count
+    def _needed(self, epoch: int) -> int:
+        return -(-int(self.lengths[self._rows(epoch)].sum()) // self.capacity)
 
     @property
     def num_cut(self) -> int:
@@ -208,9 +203,7 @@ class JoinedRows:
         """The sequences of an epoch, from 0."""
         import numpy as np
 
-        rows = _rows_of(self.mixture, epoch, self.num_epochs)
-        if self.shuffle:
-            rows = rows[np.random.default_rng([self.seed, _STREAM, epoch]).permutation(len(rows))]
+        rows = self._rows(epoch)
         ends = np.cumsum(self.lengths[rows], dtype=np.int64)
         cuts = self._cuts(int(ends[-1]))
         starts = np.unique(np.concatenate([[0], ends[:-1], cuts[:-1]]))
@@ -244,11 +237,6 @@ class JoinedRows:
         places = np.repeat(sequences.bounds[:-1][order] - bounds[:-1], counts) + np.arange(len(sequences.rows))
         first, length = sequences.pieces or (places, places)
         return EpochSequences(sequences.rows[places], bounds, sequences.lengths[order], (first[places], length[places]))
-
-
-def _rows_of(mixture: Mixture, epoch: int, num_epochs: int) -> NDArray[np.int64]:
-    """The rows of an epoch that is like one of those which were planned."""
-    return mixture.rows(epoch if mixture.is_whole else epoch % min(num_epochs, _MOST_EPOCHS))
 
 
 def _spread(pieces: Pieces, count: int, is_long: NDArray[np.bool_]) -> Pieces:
