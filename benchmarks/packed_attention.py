@@ -8,11 +8,6 @@ order of the documents, as in a model whose layers share them; neither is timed.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from packed_rows import measure_packed
 from torch import Tensor
 
 from dumbo.kernels.packed_attention import Scoring, packed_attention
@@ -33,42 +29,11 @@ SHAPES = ((4, 2, 16), (9, 3, 64), (16, 8, 64))
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of a packed row (2048)")
-    parser.add_argument("--medians", type=int, nargs="+", default=[50, 150, 400], help="lengths of documents")
-    parser.add_argument("--spread", type=float, default=0.8, help="standard deviation of the lengths' logarithm (0.8)")
-    parser.add_argument("--repeat", type=int, default=5, help="measurements of each, by turns (5)")
-    parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
-    options = parser.parse_args(words)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    cases = [
-        measure(shape, draw_lengths(options.tokens, median, options.spread), median, options.repeat)
-        for shape in SHAPES
-        for median in options.medians
-    ]
-    report = {
-        "benchmark": "packed_attention",
-        "tokens": options.tokens,
-        "cases": cases,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-    print(table(cases))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {options.output}")
-    return 0
 
+    def measure_all(lengths: tuple[int, ...], median: int, repeat: int) -> list[dict[str, Any]]:
+        return [measure(shape, lengths, median, repeat) for shape in SHAPES]
 
-def draw_lengths(tokens: int, median: int, spread: float) -> tuple[int, ...]:
-    """Lengths of documents that fill a row; the last is cut."""
-    draw, lengths = random.Random(median), list[int]()
-    while sum(lengths) < tokens:
-        length = max(2, round(draw.lognormvariate(0, spread) * median))
-        lengths.append(min(length, tokens - sum(lengths)))
-    return tuple(lengths)
+    return measure_packed(words, __doc__ or "", RESULT, 2048, [50, 150, 400], measure_all, table)
 
 
 def measure(shape: tuple[int, int, int], lengths: tuple[int, ...], median: int, repeat: int) -> dict[str, Any]:

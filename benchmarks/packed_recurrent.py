@@ -7,11 +7,6 @@ distribution, until they fill a row. Both give the same loss, which is checked.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from packed_rows import measure_packed
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -57,42 +53,11 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens of a packed row (1024)")
-    parser.add_argument("--medians", type=int, nargs="+", default=[50, 150], help="lengths of documents")
-    parser.add_argument("--spread", type=float, default=0.8, help="standard deviation of the lengths' logarithm (0.8)")
-    parser.add_argument("--repeat", type=int, default=3, help="measurements of each, by turns (3)")
-    parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
-    options = parser.parse_args(words)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    cases = [
-        measure(name, draw_lengths(options.tokens, median, options.spread), median, options.repeat)
-        for name in MODELS
-        for median in options.medians
-    ]
-    report = {
-        "benchmark": "packed_recurrent",
-        "tokens": options.tokens,
-        "cases": cases,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-    print(table(cases))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {options.output}")
-    return 0
 
+    def measure_all(lengths: tuple[int, ...], median: int, repeat: int) -> list[dict[str, Any]]:
+        return [measure(name, lengths, median, repeat) for name in MODELS]
 
-def draw_lengths(tokens: int, median: int, spread: float) -> tuple[int, ...]:
-    """Lengths of documents that fill a row; the last is cut."""
-    draw, lengths = random.Random(median), list[int]()
-    while sum(lengths) < tokens:
-        length = max(2, round(draw.lognormvariate(0, spread) * median))
-        lengths.append(min(length, tokens - sum(lengths)))
-    return tuple(lengths)
+    return measure_packed(words, __doc__ or "", RESULT, 1024, [50, 150], measure_all, table)
 
 
 def measure(name: str, lengths: tuple[int, ...], median: int, repeat: int) -> dict[str, Any]:
