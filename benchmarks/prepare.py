@@ -1,12 +1,16 @@
-"""From a JSONL file of conversations to packed sequences with the labels of answers alone: dumbo, and TRL beside it.
+"""From a JSONL file of conversations to packed sequences with the labels of answers alone: dumbo, and peers beside it.
 
 Each measurement is a process of its own, by turns, and begins when everything is imported and the tokenizer and a tiny
 model are there. dumbo reads, tokenises, cuts what is too long and packs (`trainer.data.packing`, `too_long: split`).
-The peer reads with `datasets.load_dataset` and does what `SFTTrainer` does with `packing=True` and
+TRL reads with `datasets.load_dataset` and does what `SFTTrainer` does with `packing=True` and
 `assistant_only_loss=True`; its own packing (`bfd`) cuts off what is too long. Both get the same rows, the same
-tokenizer and ChatML, the peer's with the marks that it needs; before anything is measured, tokens and labels of some
-rows are compared. Both write what they make to files: dumbo to its cache, the peer to that of Datasets. Processor
+tokenizer and ChatML, TRL's with the marks that it needs; before anything is measured, tokens and labels of some
+rows are compared. Both write what they make to files: dumbo to its cache, TRL to that of Datasets. Processor
 seconds are user and system time of the process and its children.
+
+LLaMA-Factory and Axolotl need environments of their own, as their versions of Transformers differ: see
+`benchmarks/README.md`, and name their Python with `--peer llamafactory=PYTHON --peer axolotl=PYTHON`. They use their
+own `chatml` templates; what they do is in `prepare_peers.py`.
 """
 
 from __future__ import annotations
@@ -19,19 +23,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clock import clocked
 from conversations import CHATML, learn_tokenizer, write_conversations
 
 RESULT = Path(__file__).parent / "results" / "prepare.json"
 LENGTHS = (512, 1024)
 COMPARED = 64
+COLOURS = {"dumbo": "#1f6f8b", "trl": "#c9a227", "llamafactory": "#7a9e7e", "axolotl": "#b5651d"}
 
 RUN = """\
 model:
@@ -53,6 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000, help="conversations (50000)")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each, by turns (3)")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="another peer to measure")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "FOLDER", "LENGTH"), help="one of them, in this process")
     options = parser.parse_args(words)
@@ -65,7 +70,8 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = {"rows": options.rows, **write_run(Path(name), options.rows)}
         print(", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in rows.items()), flush=True)
         compare_labels(Path(name))
-        results = list(measure(Path(name), options.repeat))
+        peers = dict(peer.split("=", 1) for peer in options.peer)
+        results = list(measure(Path(name), options.repeat, peers))
     report = summary(results, rows)
     print(table(report))
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,32 +118,21 @@ def compare_labels(folder: Path) -> None:
             raise SystemExit(f"{record.origin}: the two sides make different tokens or labels")
 
 
-def measure(folder: Path, repeat: int) -> Iterator[dict[str, Any]]:
-    """Each side with each length, by turns."""
+def measure(folder: Path, repeat: int, peers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Each side with each length, by turns; of `peers` each by its own Python."""
+    ours = [sys.executable, __file__, "--measure"]
+    others = str(Path(__file__).with_name("prepare_peers.py"))
+    commands = {what: [*ours, what] for what in MEASURED}
+    commands |= {what: [python, others, what] for what, python in peers.items()}
     for _ in range(repeat):
         for length in LENGTHS:
-            for what in MEASURED:
-                command = [sys.executable, __file__, "--measure", what, str(folder), str(length)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            for what, command in commands.items():
+                done = subprocess.run(
+                    [*command, str(folder), str(length)], stdout=subprocess.PIPE, text=True, check=True
+                )
                 found = json.loads(done.stdout.splitlines()[-1])
                 print(f"{what} {length}: {found['cpu_seconds']:.1f} s of processor time", flush=True)
                 yield {"what": what, "length": length, **found}
-
-
-@contextmanager
-def clocked() -> Iterator[dict[str, float]]:
-    """What the block takes: seconds, processor seconds, and the most memory of the process in MiB."""
-    found: dict[str, float] = {"memory_before_mib": _peak_memory()}
-    wall, processor = time.perf_counter(), sum(os.times()[:4])
-    yield found
-    found["wall_seconds"], found["cpu_seconds"] = time.perf_counter() - wall, sum(os.times()[:4]) - processor
-    found["memory_mib"] = _peak_memory()
-
-
-def _peak_memory() -> float:
-    """MiB. Not by `getrusage`, which also has what the process that started this one needed."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure_dumbo(folder: Path, length: int) -> dict[str, float]:
@@ -220,20 +215,24 @@ def summary(results: Sequence[dict[str, Any]], rows: Mapping[str, int]) -> dict[
     values = [_with_rates(result, rows) for result in results]
     medians: dict[str, dict[str, dict[str, float]]] = {}
     for length in LENGTHS:
-        for what in MEASURED:
+        for what in dict.fromkeys(value["what"] for value in values):
             ours = [value for value in values if (value["what"], value["length"]) == (what, length)]
             names = list(islice(ours[0], 2, None))
             median = {name: statistics.median(value[name] for value in ours) for name in names}
             medians.setdefault(str(length), {})[what] = median
     rates = ("rows_per_cpu_second", "rows_per_second", "tokens_per_cpu_second", "memory_mib")
     ratios = {
-        length: {name: round(of["dumbo"][name] / of["trl"][name], 2) for name in rates}
+        length: {
+            peer: {name: round(of["dumbo"][name] / theirs[name], 2) for name in rates}
+            for peer, theirs in of.items()
+            if peer != "dumbo"
+        }
         for length, of in medians.items()
     }
     return {
         "benchmark": "prepare",
         **rows,
-        "ratio_to_trl": ratios,
+        "dumbo_to_peer": ratios,
         "median": medians,
         "values": values,
         "versions": {name: version(name) for name in ("transformers", "trl", "datasets", "tokenizers")},
@@ -259,12 +258,14 @@ def table(report: Mapping[str, Any]) -> str:
     """The medians as text."""
     lines = []
     for length, of in report["median"].items():
-        lines.append(f"\nsequences of {length:22} {'dumbo':>14} {'trl':>14}")
-        for name, value in of["dumbo"].items():
+        lines.append(f"\nsequences of {length:22} " + " ".join(f"{what:>14}" for what in of))
+        for name in of["dumbo"]:
             digits = 3 if name in ("tokens_kept", "fullness") else 1
-            lines.append(f"{name.replace('_', ' '):35} {value:14,.{digits}f} {of['trl'][name]:14,.{digits}f}")
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["ratio_to_trl"][length].items())
-        lines.append(f"dumbo / trl: {shown}")
+            found = " ".join(f"{values[name]:14,.{digits}f}" for values in of.values())
+            lines.append(f"{name.replace('_', ' '):35} {found}")
+        for peer, ratios in report["dumbo_to_peer"][length].items():
+            shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in ratios.items())
+            lines.append(f"dumbo / {peer}: {shown}")
     return "\n".join(lines)
 
 
@@ -281,13 +282,15 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
         "fullness": "share of positions with a token",
         "memory_mib": "most memory (MiB)",
     }
+    sides = list(report["median"][str(LENGTHS[0])])
+    width = 0.8 / len(sides)
     figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.4), layout="constrained")
     for axis, (name, title) in zip(axes, shown.items(), strict=True):
-        for place, (what, colour) in enumerate((("dumbo", "#1f6f8b"), ("trl", "#c9a227"))):
-            places = [number + 0.4 * place - 0.2 for number in range(len(LENGTHS))]
+        for place, what in enumerate(sides):
+            places = [number + width * (place + 0.5) - 0.4 for number in range(len(LENGTHS))]
             heights = [report["median"][str(length)][what][name] for length in LENGTHS]
-            bars = axis.bar(places, heights, 0.36, color=colour, label=what)
-            axis.bar_label(bars, fmt="%.3f" if max(heights) < 2 else "{:,.0f}", fontsize=8, padding=2)
+            bars = axis.bar(places, heights, 0.9 * width, color=COLOURS[what], label=what)
+            axis.bar_label(bars, fmt="%.3f" if max(heights) < 2 else "{:,.0f}", fontsize=7, padding=2)
             for value in report["values"]:
                 if value["what"] == what:
                     axis.plot(places[LENGTHS.index(value["length"])], value[name], ".", color="black", markersize=3)
@@ -295,7 +298,7 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
         axis.set_xticks(range(len(LENGTHS)), [f"sequences of {length}" for length in LENGTHS], fontsize=9)
         axis.margins(y=0.15)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(sides), frameon=False)
     figure.suptitle(f"{report['rows']:,} conversations to packed sequences, {report['machine']}", fontsize=11)
     figure.savefig(file, dpi=110)
 

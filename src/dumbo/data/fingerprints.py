@@ -115,6 +115,11 @@ def code_version() -> str:
     folder = Path(dumbo.__file__).parent
     files = sorted(file for kind in ("*.py", "*.jinja", "*.json") for file in folder.rglob(kind))
     code = [[str(file.relative_to(folder)), hashlib.blake2b(file.read_bytes()).hexdigest()] for file in files]
-    installed = {str(each.metadata["Name"]).lower(): each.version for each in metadata.distributions()}
-    versions = {name: installed.get(name) for name in _PACKAGES}
-    return digest([code, versions, platform.python_version()])
+    return digest([code, {name: _installed(name) for name in _PACKAGES}, platform.python_version()])
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
