@@ -6,6 +6,7 @@ DumboError            anything that ends a run with a message instead of a trace
 ├── PluginError       a plugin failed in one of its hooks
 ├── RunError          the machine, the hub or the folder said no
 └── Interrupted       the user stopped the run; what there was is saved
+    └── Terminated    the system did, with SIGTERM
 """
 
 from __future__ import annotations
@@ -123,3 +124,10 @@ class Interrupted(DumboError):
     """The user stopped the run. Its message says what was kept and where."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """The system asked the run to end (SIGTERM), as schedulers do before they kill it; starting it again goes on."""
+
+    exit_code = 75
+    """`EX_TEMPFAIL`: try again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+    from dumbo.checkpoint.resume import Resumption
     from dumbo.config.schema import RunConfig
     from dumbo.console import Console
     from dumbo.data.dataset import TokenDataset
@@ -37,6 +38,22 @@ auxiliary loss of a model's experts is not its business: the trainer adds it."""
 Evaluator = Callable[[], Mapping[str, float]]
 """Measures the model as it is: name -> number, equal on all ranks; `{"exact_match": 0.9}` becomes
 `eval/exact_match`."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What of the run, besides the training itself, goes into its checkpoints and comes back from them."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The whole configuration, without secrets."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    plugin_states: Callable[[], Mapping[str, Any]] = dict
+    """The states of plugins, by their names."""
+    load_plugin_states: Callable[[Mapping[str, Any]], None] = lambda states: None
+    tracker_states: Callable[[], Mapping[str, Any]] = dict
+    """What metrics collectors need to go on, by their names; for JSON."""
+    resumption: Resumption | None = None
+    """The checkpoint to go on from."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,7 @@ class Job:
     stream: Stream | None = None
     """The sequences to train on, without end: `arguments.max_steps` says when to stop. Every rank takes all of them,
     and `rank_batches` shares them out."""
+    run_state: RunState = field(default_factory=RunState)
 
 
 @dataclass(frozen=True)
@@ -81,13 +99,17 @@ class TrainResult:
     """Optimizer steps planned. A callback may have ended the training earlier, and well."""
     interrupted: bool = False
     """Whether the user stopped it."""
+    terminated: bool = False
+    """Whether the system asked it to end (SIGTERM)."""
+    checkpoint: Path | None = None
+    """What it can go on from, where it was stopped and this was written."""
     failure: DumboError | None = None
     """What stopped it before its time: rows of a stream that cannot be used."""
 
     @property
     def stopped_early(self) -> bool:
         """Whether it was stopped by somebody or something that nobody planned."""
-        return self.interrupted or self.failure is not None
+        return self.interrupted or self.terminated or self.failure is not None
 
 
 class Trainer(Protocol):

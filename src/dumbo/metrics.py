@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _LOWER = ("loss", "perplexity", "error", "error_rate", "wer", "cer")
@@ -40,6 +41,10 @@ class RunInfo:
     """The run's folder; a collector may write into it."""
     config: Mapping[str, Any]
     """The resolved configuration with secrets left out, ready to be logged."""
+    resumed: Mapping[str, Any] | None = None
+    """What this collector's `state` returned when the checkpoint was written from which the run goes on."""
+    step: int = 0
+    """The optimizer step after which it goes on."""
 
 
 class MetricsCollector:
@@ -51,6 +56,10 @@ class MetricsCollector:
 
     def open(self, run: RunInfo) -> None:
         """The run is about to start."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What the collector needs to go on with the same run after a restart, for JSON: its id, for example."""
+        return {}
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Take `metrics` (path -> value, e.g. `{"train/loss": 1.2}`), measured after optimizer step `step`."""
@@ -67,19 +76,27 @@ class Metrics:
         """`collectors` are pairs of the name to blame and the collector; empty on every rank but the first."""
         self._collectors = list(collectors)
 
-    def open(self, run: RunInfo) -> None:
-        """Open every collector; the first that cannot be opened ends the run with its name in the message."""
+    def open(self, run: RunInfo, states: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Open every collector; the first that cannot be opened ends the run with its name in the message. `states`:
+        of a run that goes on, what `states` returned, by the names of collectors."""
         from dumbo.blame import describe
         from dumbo.errors import DumboError, PluginError
 
         for name, collector in self._collectors:
             try:
-                collector.open(run)
+                collector.open(replace(run, resumed=states.get(name)))
             except DumboError:
                 raise
             except (Exception, SystemExit) as error:
                 message = f"the metrics collector of '{name}' cannot be opened: {describe(error, type(collector))}"
                 raise PluginError(message) from error
+
+    def states(self) -> dict[str, Any]:
+        """What every collector needs to go on, by its name."""
+        found: dict[str, Any] = {}
+        for name, collector in list(self._collectors):
+            self._call_one((name, collector), "state", lambda each, name=name: found.update({name: dict(each.state())}))
+        return found
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Hand a copy of `metrics` to every collector that is still there."""
@@ -92,11 +109,14 @@ class Metrics:
 
     def _call(self, hook: str, call: Any) -> None:
         for entry in list(self._collectors):
-            try:
-                call(entry[1])
-            except (Exception, SystemExit) as error:
-                from dumbo.blame import describe
+            self._call_one(entry, hook, call)
 
-                self._collectors.remove(entry)
-                reason = describe(error, type(entry[1]))
-                print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)
+    def _call_one(self, entry: tuple[str, MetricsCollector], hook: str, call: Any) -> None:
+        try:
+            call(entry[1])
+        except (Exception, SystemExit) as error:
+            from dumbo.blame import describe
+
+            self._collectors.remove(entry)
+            reason = describe(error, type(entry[1]))
+            print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)

@@ -7,32 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dumbo import plugin_loader as hooks
+from dumbo.checkpoint.folder import remove_rolling
+from dumbo.checkpoint.resume import ResumeRequest
 from dumbo.configure import Configured, configure
 from dumbo.console import Console, clock
 from dumbo.data.prepared import preparation_of
-from dumbo.errors import ConfigError, Interrupted
+from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
 from dumbo.run import OpenRun, open_run
 
 
-def train(config_file: Path, overrides: Sequence[str], launch: Launch) -> Artifact:
-    """Train what `config_file` describes and return what came out.
+def train(
+    config_file: Path, overrides: Sequence[str], launch: Launch, request: ResumeRequest | None = None
+) -> Artifact:
+    """Train what `config_file` describes and return what came out; with a `request`, go on with a run of it.
 
     Raises:
         DumboError: with a message for the user; the run's folder holds what was reached, or is gone if nothing was.
     """
     configured = configure(config_file, overrides, launch)
     try:
-        return _train(configured, Console(enabled=launch.is_first), launch)
+        return _train(configured, Console(enabled=launch.is_first), launch, request)
     except ConfigError as error:
         raise configured.explain(error) from error
 
 
-def _train(configured: Configured, console: Console, launch: Launch) -> Artifact:
+def _train(configured: Configured, console: Console, launch: Launch, request: ResumeRequest | None) -> Artifact:
     config, plugins = configured.config, configured.plugins
     console.say(f"{configured.source.file}: {', '.join(plugin.name for plugin in plugins.found)}")
-    with open_run(configured, console, launch) as run:
+    with open_run(configured, console, launch, request) as run:
         preparation = preparation_of(config)
         run.start(preparation.read(config, plugins))
         model = run.load_model()
@@ -59,6 +63,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             console=console,
             output_dir=run.folder,
             stream=datasets.stream,
+            run_state=run.state(),
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)
@@ -73,16 +78,19 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
         result = trainer.train()
     run.tell_stream()
     folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.stopped_early else "model")
-    with run.blaming_plugins("saving"):
-        trainer.save_model(folder)
+    if result.checkpoint is None:
+        with run.blaming_plugins("saving"):
+            trainer.save_model(folder)
     run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
     if result.stopped_early:
         stopped = f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
         if result.failure is not None:
             console.say(stopped)
-        raise result.failure or Interrupted(stopped)
+        raise result.failure or (Terminated if result.terminated else Interrupted)(stopped + run.ways_on(result))
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
     if result.steps < result.total_steps:
         steps = f"{result.steps} of {result.total_steps} steps (a callback ended it)"
+    if run.launch.is_first:
+        remove_rolling(run.folder)
     console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
     return Artifact(folder, result.steps)

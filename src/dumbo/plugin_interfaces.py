@@ -23,6 +23,7 @@ from dumbo.plugin_loader import (
     OutputPlugin,
     ReaderPlugin,
     SchedulerPlugin,
+    StatePlugin,
     TokenizerLoaderPlugin,
     TrainerPlugin,
     TrainFormatPlugin,
@@ -76,6 +77,7 @@ INTERFACES: tuple[Interface, ...] = (
         EvaluatorPlugin, "build_evaluator", "a function without arguments that returns metrics", Claim.ANY_NUMBER
     ),
     Interface(CallbackPlugin, "get_callbacks", "a list of TrainerCallbacks", Claim.ANY_NUMBER),
+    Interface(StatePlugin, "state_dict", "a mapping of what a checkpoint is to keep", Claim.ANY_NUMBER),
     Interface(LoggingPlugin, "get_metrics_collector", "a MetricsCollector", Claim.ANY_NUMBER),
     Interface(OutputPlugin, "after_train", "the artifact", Claim.ANY_NUMBER),
     Interface(CommandPlugin, "run_command", "the exit code: return 0", Claim.ANY_NUMBER),

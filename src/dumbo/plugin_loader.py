@@ -6,15 +6,14 @@ A plugin is listed under `plugins:`, which switches it on. Method names are what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dumbo.config.schema import FormatOptions, RunConfig
 from dumbo.config.section import Section
 from dumbo.metrics import MetricsCollector
+from dumbo.services import Services as Services  # a public name of this module, too
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -23,31 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from dumbo.data.dataset import TokenDataset
-    from dumbo.data.records import DataFormat, Record, Row, TrainFormat
-    from dumbo.inference.generate import TextGenerator
+    from dumbo.data.records import DataFormat, Row, TrainFormat
     from dumbo.job import Artifact, Collator, Evaluator, Job, Loss, Trainer
-
-
-@dataclass(frozen=True)
-class Services:
-    """The doors through which a plugin may ask the run for something."""
-
-    output_dir: Path
-    """The run's folder. Write on the first rank only."""
-    say: Callable[[str], None]
-    """Tell the user something, in a line; silent on other ranks than the first."""
-    records: Callable[[], Iterable[Record]]
-    """The records of all sources but those that are held out whole, in the order of the configuration."""
-    load_model: Callable[[str], PreTrainedModel]
-    """Another model (a teacher, a reference), by folder or hub name, loaded as the run's own is."""
-    held_out: Callable[[], TokenDataset | None] = lambda: None
-    """The held-out rows as tokens, once the datasets are built; None where there are none."""
-    generator: Callable[[], TextGenerator | None] = lambda: None
-    """What writes text with the run's model as it is at that moment; None before the datasets are built."""
-    note: Callable[[str, Any], None] = lambda name, value: None
-    """Keep a fact (text, numbers, lists or mappings of them) for the run's `summary.json` and its report."""
-    rank: int = 0
-    world_size: int = 1
 
 
 class BasePlugin:
@@ -228,6 +204,18 @@ class CallbackPlugin(BasePlugin):
 
     def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
         """Return Transformers callbacks, e.g. with `on_pre_optimizer_step` or `on_step_end`."""
+        raise NotImplementedError
+
+
+class StatePlugin(BasePlugin):
+    """Has a state that a run which goes on must have again: an average, a counter. Any number."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return it: numbers, texts, tensors, arrays, and lists, tuples and mappings of them. Asked on every rank."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it over from a checkpoint, on the same rank, before the first step; its tensors are on the CPU."""
         raise NotImplementedError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, DumboError, PluginError, Problem
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_interfaces import INTERFACES, Interface
-from dumbo.plugin_loader import BasePlugin, ReaderPlugin, Services
+from dumbo.plugin_loader import BasePlugin, ReaderPlugin, Services, StatePlugin
 from dumbo.plugin_results import check_result, shown
 from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
 
@@ -94,6 +94,14 @@ class PluginManager:
         for found in serving(spec, self.found):
             value = self._call(found, spec.hook, value, config)
         return value
+
+    def load_states(self, states: Mapping[str, Any]) -> None:
+        """Give every plugin that has a state the one that it had; one without an entry keeps its own."""
+        for found in serving(_interface(StatePlugin), self.found):
+            if found.name in states:
+                with _blaming(found, "load_state_dict"):
+                    instance: Any = self._instances[found.name]
+                    instance.load_state_dict(states[found.name])
 
     def call_provider(self, interface: type[BasePlugin], table: str, name: str, *arguments: Any) -> Any:
         """Call the hook of the plugin whose `table` (`readers`, `data_formats`, `train_formats`) has `name`."""

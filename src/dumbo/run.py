@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe, describe_exit
+from dumbo.checkpoint.opening import read_opening
+from dumbo.checkpoint.resume import ResumeRequest, Resumption, choose_checkpoint, config_tree, find_run
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.sources import Source
@@ -28,11 +30,12 @@ from dumbo.plugin_loader import (
     ModelLoaderPlugin,
     ModelPatcherPlugin,
     Services,
+    StatePlugin,
     TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_evaluator, checked_loss
 from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
-from dumbo.summary import Summary
+from dumbo.summary import Summary, installed_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from dumbo.data.preparing import Preparation
     from dumbo.data.records import Record
     from dumbo.inference.generate import TextGenerator
-    from dumbo.job import Collator, Evaluator, Loss
+    from dumbo.job import Collator, Evaluator, Loss, RunState, TrainResult
 
 
 @dataclass
@@ -61,6 +64,10 @@ class OpenRun:
     """Whether there may be something in the folder that is worth keeping."""
     held_out: TokenDataset | None = None
     """The held-out rows, once the datasets are built."""
+    resumption: Resumption | None = None
+    """The checkpoint that the run goes on from."""
+    opening: Mapping[str, Any] = field(default_factory=lambda: read_opening(None))
+    """Where the stream and the trackers were then."""
     _trained: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     _generator: TextGenerator | None = None
     _stream_table: Callable[[], Sequence[Mapping[str, Any]]] | None = None
@@ -86,7 +93,8 @@ class OpenRun:
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)
-        self.metrics.open(RunInfo(self.folder.name, self.folder, tree))
+        step = self.resumption.step if self.resumption is not None else 0
+        self.metrics.open(RunInfo(self.folder.name, self.folder, tree, step=step), self.opening["trackers"])
         self.summary.write()
         self.console.say(f"run folder {self.folder}")
 
@@ -157,7 +165,8 @@ class OpenRun:
         limit, known = sequence_length(config, model), embedding_rows(model)
         if config.trainer.data.streaming:
             assert limit is not None  # The configuration is refused otherwise.
-            datasets = build_stream(sources, config, plugins, tokenizer, known, limit, self.console)
+            state = self.opening["stream"]
+            datasets = build_stream(sources, config, plugins, tokenizer, known, limit, self.console, state)
         else:
             encoded = prepare_sources(preparation, sources, plugins, tokenizer, known, self.console)
             pad = tokenizer.pad_token_id
@@ -217,6 +226,26 @@ class OpenRun:
             message = f"the plugin '{plugins.names(CollatorPlugin)[0]}' makes the batches, and packs no rows"
             raise ConfigError.at("trainer.data.packing", message, "remove one of the two")
         return collator
+
+    def ways_on(self, result: TrainResult) -> str:
+        """A line that says how a run which was stopped goes on."""
+        if result.checkpoint is None:
+            return ""
+        return f"\n    to go on: dumbo train {self.configured.source.file} --resume"
+
+    def state(self) -> RunState:
+        """What of the run goes into its checkpoints."""
+        from dumbo.job import RunState
+
+        plugins = self.configured.plugins
+        return RunState(
+            config=config_tree(self.configured),
+            versions=installed_versions(),
+            plugin_states=lambda: dict(plugins.call_each(StatePlugin)),
+            load_plugin_states=plugins.load_states,
+            tracker_states=self.metrics.states,
+            resumption=self.resumption,
+        )
 
     def close(self, outcome: str) -> None:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""
@@ -283,17 +312,21 @@ class OpenRun:
 
 
 @contextmanager
-def open_run(configured: Configured, console: Console, launch: Launch) -> Iterator[OpenRun]:
-    """Claim the folder and bind the plugins; at the end close everything, however the run ended.
+def open_run(
+    configured: Configured, console: Console, launch: Launch, request: ResumeRequest | None = None
+) -> Iterator[OpenRun]:
+    """Claim the folder and bind the plugins; at the end close everything, however the run ended. With a `request`, go
+    on with a run that was stopped.
 
     Raises:
-        DumboError: the folder cannot be made or holds a run already.
+        DumboError: the folder cannot be made or holds a run already, or a run cannot go on.
     """
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
-    folder = launch.decide(lambda: claim_folder(config.trainer.output_dir, configured.source.file))
+    folder, resumption = launch.decide(lambda: _claim(configured, request, console))
     summary = Summary(folder, configured.source.file, [plugin.name for plugin in plugins.found], launch.is_first)
-    run = OpenRun(configured, folder, console, launch, summary)
+    opening = read_opening(resumption.checkpoint if resumption is not None else None)
+    run = OpenRun(configured, folder, console, launch, summary, resumption=resumption, opening=opening)
     plugins.bind(
         Services(
             output_dir=folder,
@@ -321,6 +354,21 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
         raise
     finally:
         run.close(outcome)
+
+
+def _claim(configured: Configured, request: ResumeRequest | None, console: Console) -> tuple[Path, Resumption | None]:
+    """The folder of a new run, or of the one that goes on, with its checkpoint."""
+    output_dir, file = configured.config.trainer.output_dir, configured.source.file
+    if request is None:
+        return claim_folder(output_dir, file), None
+    folder = find_run(request, output_dir, file)
+    if folder is None:
+        console.say("--resume: this configuration has no run yet: a new one begins")
+        return claim_folder(output_dir, file), None
+    resumption = choose_checkpoint(folder, request, configured, console.say)
+    if resumption.checkpoint is not None:
+        console.say(f"going on with {folder} after step {resumption.step} ({resumption.checkpoint.name})")
+    return folder, resumption
 
 
 def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -161,8 +162,16 @@ class MetricsFile(MetricsCollector):
         self._file: TextIO | None = None
 
     def open(self, run: RunInfo) -> None:
-        """Create the file."""
-        self._file = (run.output_dir / "metrics.jsonl").open("w", encoding="utf-8")
+        """Create the file, or cut it off where the checkpoint was written from which the run goes on."""
+        file = run.output_dir / "metrics.jsonl"
+        size = 0 if run.resumed is None else int(run.resumed["bytes"])
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(file, min(size, file.stat().st_size))
+        self._file = file.open("a", encoding="utf-8")
+
+    def state(self) -> Mapping[str, Any]:
+        """How long the file is."""
+        return {"bytes": 0 if self._file is None else os.fstat(self._file.fileno()).st_size}
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Write a line."""

@@ -34,7 +34,7 @@ class Summary:
             "config_file": str(config_file),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "plugins": plugins,
-            "versions": _versions(),
+            "versions": installed_versions(),
             "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu_cores": os.cpu_count()},
         }
 
@@ -90,7 +90,8 @@ def _plain(name: str, value: Any) -> Any:
         raise PluginError(message) from error
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Of dumbo, Python and the packages that decide on what comes out."""
     versions = {"dumbo": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from dumbo.data.streaming import Stream, rank_batches
@@ -26,7 +27,8 @@ class StreamLoader(DataLoader[Any]):
     ) -> None:
         """`batch_size` sequences are a step, over all ranks; `options` are those of PyTorch's DataLoader."""
         self.batches = _StreamBatches(stream, steps, batch_size, physical_batch_size, world_size, rank)
-        super().__init__(self.batches, batch_size=None, **options)
+        # With a generator of its own: each pass draws a seed for workers, which would move the training's dropout.
+        super().__init__(self.batches, batch_size=None, generator=torch.Generator(), **options)
 
 
 class _StreamBatches(IterableDataset[Any]):

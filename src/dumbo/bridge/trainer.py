@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,11 +14,13 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from dumbo.bridge.best import BestModel
-from dumbo.bridge.callbacks import ShowProgress, StopOnInterrupt
+from dumbo.bridge.callbacks import ShowProgress
 from dumbo.bridge.packing import Packing
+from dumbo.bridge.requests import Stop
+from dumbo.bridge.resuming import ResumableTrainer
 from dumbo.bridge.stream_loader import StreamLoader
 from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan, plan_run
@@ -29,7 +30,6 @@ from dumbo.errors import DumboError, Interrupted
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
-from dumbo.run_folder import checkpoints_of
 
 
 class PlannedLoader(DataLoader[Any]):
@@ -43,7 +43,7 @@ class PlannedLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is over the rows of `epoch`."""
-        self.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
 class _PlannedBatches:
@@ -53,11 +53,15 @@ class _PlannedBatches:
     def __iter__(self) -> Iterator[list[RowIndex]]:
         return self.plan.micro_batches(self.epoch, self.rank)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Also called by the Trainer where it skips the first batches of a pass."""
+        self.epoch = epoch
+
     def __len__(self) -> int:
         return self.plan.micro_batches_per_epoch
 
 
-class DumboTrainer(Trainer):
+class DumboTrainer(ResumableTrainer):
     """Transformers' Trainer with dumbo's data, loss, evaluation and logging in its public places.
 
     The loss of an optimizer step is the sum over all supervised tokens of the global batch divided by their number, on
@@ -69,28 +73,26 @@ class DumboTrainer(Trainer):
 
     def __init__(self, job: Job, arguments: TrainingArguments) -> None:
         """Wire `job` up; nothing is trained yet."""
-        self._job = job
         self._aux_loss: Tensor | None = None
-        self._tokens_seen, self._tokens_logged, self._logged_at = 0, 0, time.monotonic()
-        self._use_cache = getattr(getattr(job.model, "config", None), "use_cache", None)
+        self._logged_at = time.monotonic()
         self._said_not_finite = False
-        self._stop = StopOnInterrupt()
         self._stream: StreamLoader | None = None
         self.packing: Packing | None = None
         """What keeps packed rows apart; off in evaluation, which pads."""
         ours = job.config.trainer.arguments
-        checkpoints = job.output_dir / "checkpoints"
         keeping = []
         if ours.load_best_model_at_end:
-            keeping = [BestModel(ours, checkpoints, self.save, job.console.say, lambda: self._stop.asked)]
+            folder, last = job.output_dir / "checkpoints", lambda: self.checkpoints.folder.last_step
+            keeping = [BestModel(ours, folder, self.save, job.console.say, lambda: self.is_stopped, last)]
         super().__init__(
+            job,
             model=job.model,
             args=arguments,
             train_dataset=cast("Any", job.train_dataset),
             eval_dataset=cast("Any", job.eval_dataset),
             data_collator=cast("Any", job.collator),
             processing_class=job.tokenizer,
-            callbacks=[self._stop, *keeping, *job.callbacks, ShowProgress(job.console)],
+            callbacks=[*keeping, *job.callbacks, ShowProgress(job.console, lambda: self.is_stopped)],
         )
         # Before Transformers 5.20 this, and not `loss_is_scaled_for_ga`, kept the loss from being divided once more.
         self.model_accepts_loss_kwargs = True
@@ -101,10 +103,10 @@ class DumboTrainer(Trainer):
         job.model.register_forward_hook(self._keep_aux_loss)
 
     def train_to_end(self) -> TrainResult:
-        """Train; a first Ctrl-C ends it after the current step, which the result tells."""
+        """Train; Ctrl-C or SIGTERM end it after the current step, with a checkpoint, which the result tells."""
         self._logged_at = time.monotonic()
         try:
-            self.train()
+            self.begin_or_go_on()
         except KeyboardInterrupt:
             message = f"stopped in the middle of step {self.state.global_step + 1}; its weights are not saved"
             raise Interrupted(message) from None
@@ -115,33 +117,17 @@ class DumboTrainer(Trainer):
             self._job.console.stop_training()
             return TrainResult(self.state.global_step, self.state.max_steps, failure=error)
         finally:
-            self._stop.restore()
             if self._job.stream is not None:
                 self._job.stream.close()
-        steps, total = self.state.global_step, self.state.max_steps
-        return TrainResult(steps, total, interrupted=self._stop.asked and steps < total)
+        steps, total, stop = self.state.global_step, self.state.max_steps, self.requests.stop
+        if steps >= total or stop is Stop.NOBODY:
+            return TrainResult(steps, total)
+        is_user = stop is Stop.USER
+        return TrainResult(steps, total, interrupted=is_user, terminated=not is_user, checkpoint=self.stopped_at)
 
-    def save(self, folder: Path) -> None:
-        """Write model and tokenizer on the first rank, under a temporary name until they are whole."""
-        if self.args.should_save:
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            model = self.accelerator.unwrap_model(self.model)
-            with _config_value(model, "use_cache", self._use_cache):  # the Trainer switched it off for training
-                model.save_pretrained(partial)
-            self._job.tokenizer.save_pretrained(partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        self.accelerator.wait_for_everyone()
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the model as it is after this step, and remove the oldest checkpoints over the limit."""
-        folder = self._job.output_dir
-        self.save(folder / "checkpoints" / f"step-{self.state.global_step:06}")
-        limit = self.args.save_total_limit
-        if limit is not None and self.args.should_save:
-            for old in checkpoints_of(folder)[:-limit]:
-                shutil.rmtree(old)
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch; None for a stream."""
+        return None if self._job.stream is not None else self.batch_plan.steps_per_epoch
 
     def get_train_dataloader(self) -> PlannedLoader | StreamLoader:
         """The training batches of this rank."""
@@ -161,9 +147,10 @@ class DumboTrainer(Trainer):
     def _stream_loader(self, stream: Stream) -> StreamLoader:
         sizes = (self._job.config.trainer.arguments.batch_size, self.args.per_device_train_batch_size)
         ranks = (self.args.world_size, self.args.process_index)
+        resumption = self._job.run_state.resumption
         return StreamLoader(
             stream,
-            self.args.max_steps,
+            self.args.max_steps - (resumption.step if resumption is not None else 0),
             *sizes,
             *ranks,
             collate_fn=self.data_collator,
@@ -194,7 +181,7 @@ class DumboTrainer(Trainer):
             counts[1] += batch["attention_mask"].sum() if "attention_mask" in batch else batch["labels"].numel()
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device))
-        self._tokens_seen += int(counts[1])
+        self.tokens_seen += int(counts[1])
         return batches, counts[0].clamp(min=1).to(device)
 
     def compute_loss(
@@ -236,6 +223,7 @@ class DumboTrainer(Trainer):
         with self.packing.switched_off() if self.packing else contextlib.nullcontext():
             metrics = {f"{metric_key_prefix}_loss": self._mean_loss(dataset)}
             for evaluate in self._job.evaluators:
+                self.stop_if_asked()
                 metrics |= {f"{metric_key_prefix}_{name}": float(value) for name, value in evaluate().items()}
         # What is decided by them (the best weights, an early end) must be decided alike on all ranks.
         metrics = cast("dict[str, float]", broadcast_object_list([metrics])[0])
@@ -255,6 +243,7 @@ class DumboTrainer(Trainer):
         one = torch.ones((), device=self.args.device)
         with torch.no_grad():
             for batch in self._loader(dataset, plan, self._job.eval_collator):
+                self.stop_if_asked()
                 batch = self._prepare_inputs(batch)
                 total[0] += self._sum_over_tokens(model, batch, one, smoothing=0.0)
                 total[1] += count_supervised(batch["labels"])
@@ -289,9 +278,9 @@ class DumboTrainer(Trainer):
             metrics["train/epoch"] = self.state.global_step / self.batch_plan.steps_per_epoch
         if "train/loss" in metrics:
             now = time.monotonic()
-            rate = (self._tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)
+            rate = (self.tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)
             metrics["perf/tokens_per_second"] = rate
-            self._tokens_logged, self._logged_at = self._tokens_seen, now
+            self._tokens_logged, self._logged_at = self.tokens_seen, now
         if metrics:
             self._job.metrics.log(metrics, self.state.global_step)
         if not math.isfinite(metrics.get("train/loss", 0.0)) and not self._said_not_finite:
@@ -300,20 +289,6 @@ class DumboTrainer(Trainer):
             self._job.console.say(
                 f"the loss is not a number (step {step}): the model is probably spoilt; try a lower learning rate"
             )
-
-
-@contextlib.contextmanager
-def _config_value(model: Any, name: str, value: Any) -> Iterator[None]:
-    """The model's configuration with another value for a while; without it where the value is None."""
-    if value is None:
-        yield
-        return
-    before = getattr(model.config, name)
-    setattr(model.config, name, value)
-    try:
-        yield
-    finally:
-        setattr(model.config, name, before)
 
 
 _FINAL = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"})

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict
 
 from dumbo.config.arguments import TrainerArguments
+from dumbo.config.checkpoint_section import CheckpointSection
 from dumbo.config.data_section import DataSection
 from dumbo.config.section import Section
 
@@ -95,6 +96,8 @@ class TrainerSection(Section):
     """Batch sizes, optimizer, schedule, precision, logging: the names of Transformers' `TrainingArguments`."""
     data: DataSection = Field(default_factory=DataSection)
     """Options of all datasets together."""
+    checkpoints: CheckpointSection = Field(default_factory=CheckpointSection)
+    """When the run writes what it needs to go on after it was stopped."""
     output_dir: Annotated[str, Field(min_length=1)] | None = None
     """The run's folder; by default `runs/<config>-<time>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dumbo.console import Console
@@ -35,9 +35,10 @@ def build_stream(
     num_embeddings: int | None,
     limit: int,
     console: Console,
+    state: Mapping[str, Any] | None = None,
 ) -> Datasets:
     """A stream over the sources. They have their first rows as records, which are looked at before anything is trained;
-    those that are held out have all.
+    those that are held out have all. With the `state` of another stream it goes on where that was.
 
     Raises:
         DataError: rows that cannot be used, or that are too long, unless the configuration says what to do with them.
@@ -62,9 +63,7 @@ def build_stream(
         shuffle=data.shuffle,
         seed=config.trainer.seed,
     )
-    stream = Stream(
-        lambda source, skip: lazy[source].examples(skip), settings, on_pass_end=_pass_teller(sources, console)
-    )
+    stream = Stream(lambda source, skip: lazy[source].examples(skip), settings, state, _pass_teller(sources, console))
     return Datasets(
         train=None,
         sequences=None,

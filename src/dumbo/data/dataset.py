@@ -145,6 +145,23 @@ class TokenDataset:
         """The tokens that are trained on."""
         return int(self.supervised.sum())
 
+    def digest(self) -> str:
+        """Stands for all tokens and labels in their order, wherever they lie: 128 bits, hexadecimal."""
+        import hashlib
+
+        import numpy as np
+
+        digest = hashlib.blake2b(np.ascontiguousarray(self.length).tobytes(), digest_size=16)
+        ends = self.start + self.length
+        follows = (self.block[1:] == self.block[:-1]) & (self.start[1:] == ends[:-1])
+        first = np.concatenate([[0], np.flatnonzero(~follows) + 1]) if len(self) else np.zeros(0, np.int64)
+        last = np.concatenate([first[1:], [len(self)]]) - 1 if len(self) else first
+        for begin, end in zip(first.tolist(), last.tolist(), strict=True):
+            block, place = self.blocks[self.block[begin]], slice(int(self.start[begin]), int(ends[end]))
+            digest.update(np.ascontiguousarray(block.tokens[place]).data)
+            digest.update(np.ascontiguousarray(block.trained[place]).data)
+        return digest.hexdigest()
+
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""

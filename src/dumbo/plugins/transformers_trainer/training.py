@@ -64,7 +64,7 @@ def build(job: Job, services: Services) -> TransformersRun:
     if job.config.trainer.data.packing:
         trainer.packing = _packing(job)  # now, as the model has come to its device
     _say_what_was_chosen(job, trainer, services, f"{'on' if checkpointing else 'off'}{reason}")
-    if {"max_steps", "num_train_epochs"} <= ours.model_fields_set:
+    if ours.max_steps is not None and "num_train_epochs" in ours.model_fields_set:
         services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
 

@@ -1,0 +1,246 @@
+"""Writes the state of a training as a checkpoint, and goes on from one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from transformers.trainer import TRAINER_STATE_NAME
+
+from dumbo.bridge.training_state import (
+    callback_states,
+    load_callback_states,
+    load_optimizer,
+    load_schedule,
+    load_weights,
+    not_kept,
+    random_states,
+    set_random_states,
+)
+from dumbo.checkpoint.folder import Checkpoints
+from dumbo.checkpoint.manifest import Manifest
+from dumbo.checkpoint.opening import STATE, write_opening
+from dumbo.checkpoint.tree import encode, read_tree, write_tree
+from dumbo.config.arguments import OPTIMIZER_KEYS, SCHEDULE_KEYS
+from dumbo.errors import Problem, RunError
+
+if TYPE_CHECKING:
+    from dumbo.bridge.resuming import ResumableTrainer
+    from dumbo.job import Job
+
+_SCHEDULE = frozenset({*SCHEDULE_KEYS, "learning_rate", "max_steps", "num_train_epochs"})
+_OPTIMIZER = frozenset({*OPTIMIZER_KEYS, "learning_rate"})
+
+
+class TrainingCheckpoints:
+    """The checkpoints of one training, on every rank; the first one has the files' names."""
+
+    def __init__(self, trainer: ResumableTrainer, job: Job) -> None:
+        self._trainer, self._job = trainer, job
+        arguments = job.config.trainer.arguments
+        background = job.config.trainer.checkpoints.background
+        self.folder = Checkpoints(job.output_dir, arguments.save_total_limit, job.console.say, background)
+        resumption = job.run_state.resumption
+        if resumption is not None and resumption.checkpoint is not None:
+            self.folder.last_step = resumption.step
+        self._beside: list[str] = []
+        self._data: str | None = None
+        self._tried_optimizer = False
+        self.stalls: list[float] = []
+        """Seconds that the training waited for each checkpoint."""
+
+    def try_saving(self) -> None:
+        """Save the model once and read it back, so that no run finds out at its end that it cannot; what does not come
+        back bit by bit is kept beside the model in every checkpoint.
+
+        Raises:
+            RunError: the model cannot be saved, or not be read back.
+        """
+        self._data = self._data_digest()
+        resumed = self._job.run_state.resumption
+        if resumed is not None and resumed.manifest is not None:
+            self._check_data(resumed.manifest.data)
+        states = random_states()
+        folder = self._job.output_dir / "checkpoints" / "trial.partial"
+        try:
+            self._trainer.write_model(folder)
+            if self._trainer.args.should_save:
+                self._beside = not_kept(self._trainer.accelerator.unwrap_model(self._trainer.model), folder)
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            message = f"the model cannot be saved, so the training does not begin: {error}"
+            raise RunError(message) from error
+        finally:
+            if self._trainer.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+                _remove_if_empty(folder.parent)
+            set_random_states(states)
+
+    def try_optimizer(self) -> None:
+        """After the first step: can what the optimizer keeps be saved?
+
+        Raises:
+            RunError: it cannot.
+        """
+        if not self._tried_optimizer:
+            self._tried_optimizer = True
+            assert self._trainer.optimizer is not None
+            self._encoded({"optimizer": self._trainer.optimizer.state_dict()})
+
+    def save(self, asked: bool, at_once: bool = False) -> Path | None:
+        """Write a checkpoint of the training as it is; None where that was not possible, which is told."""
+        began, step, is_first = time.monotonic(), self._trainer.state.global_step, self._trainer.args.should_save
+        target = self.folder.folder / f"step-{step:06}"
+        partial = target.with_name(f"{target.name}.partial")
+        failure = self._shared(lambda: self.folder.begin(step) if is_first else None)
+        failure = failure or self._shared(lambda: self._write(partial))
+        if failure is None and is_first:
+            failure = _failure_of(lambda: self.folder.finish(partial, self._manifest(asked), at_once))
+        self.stalls.append(time.monotonic() - began)
+        if failure is None:
+            return target
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._job.console.say(f"step {step}: no checkpoint was written, and the training goes on: {failure}")
+        return None
+
+    def close(self) -> None:
+        """Wait for the last checkpoint; tell if it came to nothing."""
+        failure = _failure_of(self.folder.wait)
+        if failure is not None:
+            self._job.console.say(f"the last checkpoint could not be written: {failure}")
+
+    def _write(self, partial: Path) -> None:
+        trainer, state = cast("Any", self._trainer), partial / STATE
+        state.mkdir(exist_ok=True)
+        rank = trainer.args.process_index
+        self._write_tree({"random": random_states(), "plugins": dict(self._job.run_state.plugin_states())}, state, rank)
+        trainer.write_model(partial)
+        if not trainer.args.should_save:
+            return
+        trainer.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+        own = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+        scaler = trainer.accelerator.scaler
+        tree = {
+            "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.lr_scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "logging": trainer.logging_state(),
+            "callbacks": callback_states(trainer.callback_handler.callbacks),
+            "weights": {name: own[name] for name in self._beside},
+        }
+        self._write_tree(tree, state, None)
+        stream = self._job.stream
+        write_opening(partial, None if stream is None else stream.state(), self._job.run_state.tracker_states())
+
+    def _write_tree(self, tree: Any, folder: Path, rank: int | None) -> None:
+        try:
+            write_tree(tree, folder, "state" if rank is None else f"rank-{rank:05}")
+        except TypeError as error:
+            raise RunError(f"a checkpoint cannot hold the state of this training: {error}") from error
+
+    def _encoded(self, tree: Any) -> None:
+        try:
+            encode(tree)
+        except TypeError as error:
+            raise RunError(f"a checkpoint cannot hold the state of this training: {error}") from error
+
+    def _manifest(self, asked: bool) -> Manifest:
+        run = self._job.run_state
+        return Manifest(
+            step=self._trainer.state.global_step,
+            tokens=self._trainer.tokens_seen,
+            asked=asked,
+            world_size=self._trainer.args.world_size,
+            data=self._data,
+            config=run.config,
+            versions=run.versions,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+
+    def _data_digest(self) -> str | None:
+        if self._job.train_dataset is None:
+            return None
+        held_out = self._job.eval_dataset
+        return "-".join([self._job.train_dataset.digest(), *([held_out.digest()] if held_out is not None else [])])
+
+    def _check_data(self, before: str | None) -> None:
+        """The rows must be those of the checkpoint: its place among them means nothing among others."""
+        resumption = self._job.run_state.resumption
+        assert resumption is not None
+        allowed = any(path[0] == "datasets" for path in resumption.changed)
+        if before is not None and self._data != before and not allowed:
+            message = "the rows are not those of the checkpoint: a file, the template or the tokenizer has changed"
+            hints = ("put it back, or add --allow-change datasets to go on at the same place among the new rows",)
+            raise RunError(str(Problem(message, hints=hints)))
+
+    def load_model(self, checkpoint: Path) -> None:
+        """Give the model the weights of the checkpoint."""
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        load_weights(model, checkpoint)
+        beside = read_tree(checkpoint / STATE, "state")["weights"]
+        own = model.state_dict()
+        with torch.no_grad():
+            for name, value in beside.items():
+                own[name].copy_(value)
+
+    def load_optimizer(self, checkpoint: Path) -> None:
+        """Give optimizer, schedule and scaler their states."""
+        trainer, state = self._trainer, read_tree(checkpoint / STATE, "state")
+        resumption = self._job.run_state.resumption
+        changed = {str(path[-1]) for path in resumption.changed} if resumption else set()
+        settings, schedule = bool(changed & _OPTIMIZER), bool(changed & _SCHEDULE)
+        load_optimizer(trainer.optimizer, state["optimizer"], keep_settings=settings or schedule)
+        load_schedule(trainer.lr_scheduler, state["schedule"], trainer.state.global_step, schedule)
+        if state["scaler"] is not None and trainer.accelerator.scaler is not None:
+            trainer.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def load_plugins(self, checkpoint: Path) -> None:
+        """Give plugins and callbacks their states."""
+        load_callback_states(
+            self._trainer.callback_handler.callbacks, read_tree(checkpoint / STATE, "state")["callbacks"]
+        )
+        self._job.run_state.load_plugin_states(self._of_rank(checkpoint)["plugins"])
+
+    def load_logging(self, checkpoint: Path) -> dict[str, Any]:
+        """The state behind the logged metrics; the generators of this process get theirs."""
+        set_random_states(self._of_rank(checkpoint)["random"])
+        logging: dict[str, Any] = read_tree(checkpoint / STATE, "state")["logging"]
+        return logging
+
+    def _of_rank(self, checkpoint: Path) -> dict[str, Any]:
+        rank = self._trainer.args.process_index
+        state: dict[str, Any] = read_tree(checkpoint / STATE, f"rank-{rank:05}")
+        return state
+
+    def _shared(self, act: Callable[[], Any]) -> str | None:
+        """Act on every rank; the failure of one is that of all."""
+        failure = _failure_of(act)
+        if self._trainer.args.world_size == 1:
+            return failure
+        failures = [found for found in gather_object([failure]) if found is not None]
+        return str(broadcast_object_list([failures[0]])[0]) if failures else None
+
+
+def _failure_of(act: Callable[[], Any]) -> str | None:
+    """What stands in the way of writing; None where nothing does."""
+    try:
+        act()
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    except Exception as error:
+        # The tokenizers library raises plain exceptions with the system's words.
+        if "os error" not in str(error):
+            raise
+        return str(error)
+    return None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,125 @@
+"""Compares the configuration of a run that goes on with the one of its checkpoint, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from dumbo.errors import ConfigError, KeyPath, Problem, dotted
+
+
+class Change(Enum):
+    """What another value of a key means for a run that goes on."""
+
+    HARMLESS = "the weights come out the same"
+    ALLOWED = "the run goes on, and is another one from here on"
+    IMPOSSIBLE = "what the checkpoint holds does not fit"
+
+
+_RULES: tuple[tuple[str, Change], ...] = (
+    ("model.trust_remote_code", Change.HARMLESS),
+    ("model.attention", Change.ALLOWED),
+    ("model", Change.IMPOSSIBLE),
+    # Whether the rows are the same is seen in the rows: a file may have moved.
+    ("datasets", Change.HARMLESS),
+    ("trainer.data.cache", Change.HARMLESS),
+    ("trainer.data.prepared", Change.HARMLESS),
+    ("trainer.data", Change.IMPOSSIBLE),
+    ("trainer.seed", Change.IMPOSSIBLE),
+    ("trainer.output_dir", Change.HARMLESS),
+    ("trainer.checkpoints", Change.HARMLESS),
+    ("trainer.faults", Change.HARMLESS),
+    ("trainer.arguments.batch_size", Change.IMPOSSIBLE),
+    ("trainer.arguments.optim", Change.IMPOSSIBLE),
+    ("trainer.arguments.logging_", Change.HARMLESS),
+    ("trainer.arguments.save_", Change.HARMLESS),
+    ("trainer.arguments.dataloader_", Change.HARMLESS),
+    ("trainer.arguments.ddp_", Change.HARMLESS),
+    ("trainer", Change.ALLOWED),
+    ("evaluation", Change.ALLOWED),
+    ("plugins", Change.ALLOWED),
+)
+"""The first whose text a key begins with decides."""
+
+_ROWS = "datasets"
+_NEW_RUN = "start a new run from its weights instead: model.base_model: <the checkpoint's folder>"
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[KeyPath, tuple[Any, Any]]:
+    """The keys whose values differ, with both values; None stands for a key that is not there."""
+    return dict(_differences(_plain(before), _plain(now), ()))
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its plugins as a mapping, as their order never matters."""
+    return {**tree, "plugins": {str(name): True for name in tree.get("plugins", ())}}
+
+
+def _differences(before: Any, now: Any, path: KeyPath) -> Iterator[tuple[KeyPath, tuple[Any, Any]]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), (*path, key))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(old, new, (*path, place))
+    elif before != now:
+        yield path, (before, now)
+
+
+def check_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str], harmless: Sequence[str] = ()
+) -> tuple[KeyPath, ...]:
+    """The changed keys that the user allowed; `harmless` are sections whose plugins only watch.
+
+    Raises:
+        ConfigError: a key was changed and not allowed, or allowed and not changed.
+    """
+    changes = changed_keys(before, now)
+    problems = [*_refused(changes, allowed, harmless)]
+    # Rows may have changed in their files, which nobody sees here.
+    used = {key for key in allowed if key == _ROWS or any(_begins(dotted(path), key) for path in changes)}
+    for key in allowed:
+        if key not in used:
+            message = f"--allow-change {key}: it is the same as in the checkpoint"
+            problems.append(Problem(message, hints=(_list_of(changes) or "nothing is changed: leave it out",)))
+    if problems:
+        raise ConfigError(problems)
+    known = [path for path in changes if any(_begins(dotted(path), key) for key in allowed)]
+    return (*known, *([(_ROWS,)] if _ROWS in allowed else []))
+
+
+def _refused(
+    changes: Mapping[KeyPath, tuple[Any, Any]], allowed: Sequence[str], harmless: Sequence[str]
+) -> Iterator[Problem]:
+    for path, (old, new) in changes.items():
+        key = dotted(path)
+        kind = Change.HARMLESS if any(_begins(key, section) for section in harmless) else _kind(key)
+        message = f"was {_shown(old)} in the checkpoint, and is {_shown(new)} now"
+        if path[0] == "plugins":
+            message = f"'{path[1]}' was {'not listed' if old is None else 'listed'} when the checkpoint was written"
+            path = ("plugins",)
+        if kind is Change.IMPOSSIBLE:
+            yield Problem(f"{message}: {kind.value}", path, hints=("write the old value", _NEW_RUN))
+        elif kind is Change.ALLOWED and not any(_begins(key, name) for name in allowed):
+            hint = f"to go on with it, add --allow-change {dotted(path)}"
+            yield Problem(f"{message}: {kind.value}", path, hints=(hint,))
+
+
+def _kind(key: str) -> Change:
+    return next((kind for begin, kind in _RULES if key.startswith(begin)), Change.ALLOWED)
+
+
+def _begins(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _list_of(changes: Mapping[KeyPath, Any]) -> str:
+    return f"changed are {', '.join(dotted(path) for path in changes)}" if changes else ""

@@ -1,0 +1,143 @@
+"""Finds the run and the checkpoint to go on from, and sees to it that the configuration is still the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dumbo.checkpoint.changes import check_changes
+from dumbo.checkpoint.folder import tidy, whole_checkpoints
+from dumbo.checkpoint.manifest import Damaged, Manifest
+from dumbo.errors import ConfigError, KeyPath, Problem, RunError
+from dumbo.redact import redact
+from dumbo.run_folder import checkpoints_of
+
+if TYPE_CHECKING:
+    from dumbo.configure import Configured
+
+_WATCHING = ("get_metrics_collector", "run_command", "after_train")
+"""What a plugin's hooks may be for its options to leave the weights alone."""
+
+
+@dataclass(frozen=True)
+class ResumeRequest:
+    """What the user wrote: `--resume [WHERE] --allow-change KEY`."""
+
+    where: Path | None = None
+    """A run's folder or one of its checkpoints; None: the run that the configuration names."""
+    allowed: tuple[str, ...] = ()
+    """Keys that may differ from the checkpoint's configuration."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A run that goes on."""
+
+    run_folder: Path
+    checkpoint: Path | None
+    """None where the run was stopped before its first checkpoint: it begins anew."""
+    manifest: Manifest | None
+    changed: tuple[KeyPath, ...] = ()
+    """Keys with other values than in the checkpoint, as the user allowed."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return self.manifest.step if self.manifest else 0
+
+
+def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) -> Path | None:
+    """The folder of the run to go on with; None where the configuration has not left one yet.
+
+    Raises:
+        RunError: the folder that the user named is no run's.
+    """
+    if request.where is not None:
+        folder = request.where
+        run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+        if not folder.is_dir() or not (run / "run.yaml").is_file():
+            message = f"--resume: '{folder}' is neither the folder of a run nor one of its checkpoints"
+            raise RunError(str(Problem(message, hints=("'dumbo runs' lists the runs",))))
+        return run
+    if output_dir is not None:
+        return Path(output_dir) if (Path(output_dir) / "run.yaml").is_file() else None
+    started = [path for path in Path("runs").glob(f"{config_file.stem}-*") if (path / "run.yaml").is_file()]
+    return max(started, key=lambda path: (path / "run.yaml").stat().st_mtime, default=None)
+
+
+def choose_checkpoint(
+    run_folder: Path, request: ResumeRequest, configured: Configured, say: Callable[[str], None]
+) -> Resumption:
+    """The newest whole checkpoint, or the one that was named; for the owner of the run's lock.
+
+    Raises:
+        RunError: the run is finished, or the checkpoint that was named is damaged.
+        ConfigError: the configuration has changed in a way that was not allowed.
+    """
+    tidy(run_folder)
+    found = _checkpoint(run_folder, request, say)
+    if found is None:
+        if (run_folder / "model").exists():
+            raise _finished(run_folder)
+        say(f"{run_folder} has no checkpoint yet: it begins anew")
+        return Resumption(run_folder, None, None)
+    checkpoint, manifest = found
+    try:
+        changed = check_changes(manifest.config, config_tree(configured), request.allowed, _watching(configured))
+    except ConfigError as error:
+        raise configured.explain(error) from error
+    if (run_folder / "model").exists() and not changed:
+        raise _finished(run_folder)
+    return Resumption(run_folder, checkpoint, manifest, changed)
+
+
+def _finished(run_folder: Path) -> RunError:
+    hint = "to train on for longer: write more num_train_epochs or max_steps, and allow it with --allow-change KEY"
+    return RunError(str(Problem(f"the run in {run_folder} is finished", hints=(hint,))))
+
+
+def _checkpoint(run_folder: Path, request: ResumeRequest, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+    if request.where is not None and request.where.resolve() != run_folder.resolve():
+        try:
+            manifest = Manifest.read(request.where)
+            manifest.check(request.where)
+        except Damaged as damage:
+            others = [path.name for path in checkpoints_of(run_folder) if path.name != request.where.name]
+            hint = f"the run has {', '.join(others)} too; --resume {run_folder} takes the newest whole one"
+            hints = (hint,) if others else ()
+            raise RunError(str(Problem(f"{request.where} cannot be used: {damage}", hints=hints))) from damage
+        return request.where, manifest
+    return next(whole_checkpoints(run_folder, say), None)
+
+
+def config_tree(configured: Configured) -> dict[str, Any]:
+    """The whole configuration with every default, environment values by their names and secrets left out."""
+    tree = configured.config.model_dump(mode="json")
+    for path, template in configured.source.templates.items():
+        _put(tree, path, template)
+    plain: dict[str, Any] = json.loads(json.dumps(redact(tree)))
+    return plain
+
+
+def _put(tree: Any, path: KeyPath, value: str) -> None:
+    for part in path[:-1]:
+        if isinstance(tree, Mapping) and part not in tree:
+            return  # a short form was written out: `data_format: name`
+        tree = tree[part]
+    if isinstance(tree, dict | list):
+        tree[path[-1]] = value  # type: ignore[index]
+
+
+def _watching(configured: Configured) -> list[str]:
+    """The sections of plugins that do nothing but watch or work with what comes out."""
+    from dumbo.plugin_interfaces import INTERFACES
+
+    sections = []
+    for plugin in configured.plugins.found:
+        hooks = {interface.hook for interface in INTERFACES if hasattr(plugin.type, interface.hook)}
+        if plugin.type.section is not None and hooks and hooks <= {*_WATCHING}:
+            sections.append(plugin.type.section)
+    return sections
