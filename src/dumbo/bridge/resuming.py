@@ -113,7 +113,7 @@ class ResumableTrainer(Trainer):
             "last": self._last,
             "due_evaluation": self.requests.due_evaluation,
             "due_epoch_end": epoch_ends and not self.requests.at_epoch_end,
-            "ended": ended,
+            "ended": ended and step < self.state.max_steps,  # it may go on for longer than was planned
         }
 
     def restore_logging(self) -> None:

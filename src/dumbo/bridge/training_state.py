@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,10 @@ def load_schedule(scheduler: Any, saved: Mapping[str, Any], step: int, changed: 
     if not changed:
         scheduler.load_state_dict(saved)
         return
-    for _ in range(step):
-        scheduler.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the optimizer has made no step: it did, before
+        for _ in range(step):
+            scheduler.step()
 
 
 def callback_states(callbacks: Sequence[Any]) -> dict[str, Any]:

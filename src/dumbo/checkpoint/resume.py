@@ -24,7 +24,7 @@ _WATCHING = ("get_metrics_collector", "run_command", "after_train")
 
 @dataclass(frozen=True)
 class ResumeRequest:
-    """What the user wrote: `--resume [WHERE] --allow-change KEY`."""
+    """What the user wrote: `--resume --from WHERE --allow-change KEY`."""
 
     where: Path | None = None
     """A run's folder or one of its checkpoints; None: the run that the configuration names."""
@@ -59,7 +59,7 @@ def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) 
         folder = request.where
         run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
         if not folder.is_dir() or not (run / "run.yaml").is_file():
-            message = f"--resume: '{folder}' is neither the folder of a run nor one of its checkpoints"
+            message = f"--from: '{folder}' is neither the folder of a run nor one of its checkpoints"
             raise RunError(str(Problem(message, hints=("'dumbo runs' lists the runs",))))
         return run
     if output_dir is not None:
@@ -106,7 +106,7 @@ def _checkpoint(run_folder: Path, request: ResumeRequest, say: Callable[[str], N
             manifest.check(request.where)
         except Damaged as damage:
             others = [path.name for path in checkpoints_of(run_folder) if path.name != request.where.name]
-            hint = f"the run has {', '.join(others)} too; --resume {run_folder} takes the newest whole one"
+            hint = f"the run has {', '.join(others)} too; without --from the newest whole one is taken"
             hints = (hint,) if others else ()
             raise RunError(str(Problem(f"{request.where} cannot be used: {damage}", hints=hints))) from damage
         return request.where, manifest

@@ -20,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--resume",
-        nargs="?",
-        const="",
+        action="store_true",
+        help="go on from the last whole checkpoint of the run in trainer.output_dir, or of the configuration's last run",
+    )
+    parser.add_argument(
+        "--from",
+        type=Path,
         metavar="RUN",
-        help="go on with the run where its last whole checkpoint is; RUN is its folder or one of its checkpoints, "
-        "by default the run that the configuration names, or its last one",
+        dest="where",
+        help="with --resume: the run's folder, or one of its checkpoints",
     )
     parser.add_argument(
         "--allow-change",
@@ -56,8 +60,13 @@ def _request(options: argparse.Namespace) -> ResumeRequest | None:
     from dumbo.checkpoint.resume import ResumeRequest
     from dumbo.errors import DumboError
 
-    if options.resume is None:
+    if not options.resume:
+        if options.where is not None:
+            raise DumboError(f"--from needs --resume: add it to go on with {options.where}")
         if options.allow_change:
             raise DumboError("--allow-change needs --resume: a new run has no checkpoint to differ from")
         return None
-    return ResumeRequest(Path(options.resume) if options.resume else None, tuple(options.allow_change))
+    for word in options.overrides:
+        if "=" not in word and Path(word).exists():
+            raise DumboError(f"--resume takes no value: write --resume --from {word}")
+    return ResumeRequest(options.where, tuple(options.allow_change))
