@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last whole checkpoint of the run in trainer.output_dir, or of the configuration's last run",
+        help="go on from the last whole checkpoint of the run in trainer.output_dir, or else of the last run",
     )
     parser.add_argument(
         "--from",
