@@ -82,7 +82,8 @@ def choose_checkpoint(
     if found is None:
         if (run_folder / "model").exists():
             raise _finished(run_folder)
-        say(f"{run_folder} has no checkpoint yet: it begins anew")
+        none = "no whole checkpoint" if checkpoints_of(run_folder) else "no checkpoint yet"
+        say(f"{run_folder} has {none}: it begins anew")
         return Resumption(run_folder, None, None)
     checkpoint, manifest = found
     try:

@@ -71,6 +71,8 @@ class Tracker(MetricsCollector):
 
     def open(self, run: RunInfo) -> None:
         """Start; a failure stops the run with one line that says what to write."""
+        if run.resumed is not None:
+            self._steps = run.step
         try:
             self.start(run)
         except BaseException as error:

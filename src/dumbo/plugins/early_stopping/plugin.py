@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.config.section import EvaluationMetric, Section
 from dumbo.errors import ConfigError, Problem, key_path
 from dumbo.metrics import evaluation_path, higher_is_better
-from dumbo.plugin_loader import CallbackPlugin
+from dumbo.plugin_loader import CallbackPlugin, StatePlugin
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -32,7 +32,7 @@ class EarlyStoppingOptions(Section):
     """Whether lower (`min`) or higher (`max`) is better; `auto` knows the usual names (`loss`, `exact_match`, ...)."""
 
 
-class EarlyStoppingPlugin(CallbackPlugin):
+class EarlyStoppingPlugin(CallbackPlugin, StatePlugin):
     """Ends the training when a metric of the evaluations has stopped getting better."""
 
     name = "early_stopping"
@@ -56,4 +56,13 @@ class EarlyStoppingPlugin(CallbackPlugin):
         """Return the callback, which says what it does and keeps it for the report."""
         from dumbo.plugins.early_stopping.stopping import StopWhenNoBetter
 
-        return [StopWhenNoBetter(self.options, self.services.say, self.services.note)]
+        self._stopper = StopWhenNoBetter(self.options, self.services.say, self.services.note)
+        return [self._stopper]
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The best value so far, and how many evaluations it was not reached in."""
+        return self._stopper.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        self._stopper.load(state)

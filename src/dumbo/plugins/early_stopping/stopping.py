@@ -32,6 +32,14 @@ class StopWhenNoBetter(TrainerCallback):
         self._best_step = 0
         self._without = 0
 
+    def state(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {"best": self._best, "best_step": self._best_step, "without": self._without}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._best, self._best_step, self._without = state["best"], state["best_step"], state["without"]
+
     def on_train_begin(  # type: ignore[override]
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:

@@ -68,11 +68,19 @@ class MlflowTracker(Tracker):
             tags = {key: redact_text(value) for key, value in self._options.tags.items()}
             if self._options.notes:
                 tags["mlflow.note.content"] = redact_text(self._options.notes)
-            opened = self._client.create_run(self._experiment_id(redact_text(experiment)), run_name=name, tags=tags)
-            self._run_id = opened.info.run_id
-            self._log_parameters(flatten(run.config))
+            if run.resumed:
+                self._run_id = run.resumed["run_id"]
+                self._client.update_run(self._run_id, status="RUNNING")
+            else:
+                opened = self._client.create_run(self._experiment_id(redact_text(experiment)), run_name=name, tags=tags)
+                self._run_id = opened.info.run_id
+                self._log_parameters(flatten(run.config))
         how = f"'mlflow ui --backend-store-uri {folder}', with MLFLOW_ALLOW_FILE_STORE=true, shows it"
         self.tell(f"run '{name}' in experiment '{experiment}', {how if folder else uri}")
+
+    def state(self) -> Mapping[str, Any]:
+        """The id by which MLflow knows the run."""
+        return {"run_id": self._run_id}
 
     def write(self, metrics: dict[str, float], step: int) -> None:
         """Send a step, and wait until it is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,20 @@ class AskingCallback(TrainerCallback):
         self._asked_at = -1
         self._rows: dict[int, list[dict[str, Any]]] = {}
 
+    def state(self) -> dict[str, Any]:
+        """All samples so far."""
+        return {"asked_at": self._asked_at, "rows": self._rows}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._asked_at, self._rows = state["asked_at"], state["rows"]
+
     def on_train_begin(  # type: ignore[override]
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Before the first step."""
-        self._ask(state.global_step, show=True)
+        """Before the first step; a run that goes on has done so."""
+        if not state.global_step:
+            self._ask(0, show=True)
 
     def on_evaluate(  # type: ignore[override]
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from dumbo.config.schema import RunConfig, Words
 from dumbo.config.section import Section
 from dumbo.errors import ConfigError, Problem
-from dumbo.plugin_loader import CallbackPlugin
+from dumbo.plugin_loader import CallbackPlugin, StatePlugin
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -29,7 +29,7 @@ class SamplesOptions(Section):
     """Tokens that an answer may take."""
 
 
-class SamplesPlugin(CallbackPlugin):
+class SamplesPlugin(CallbackPlugin, StatePlugin):
     """Asks before the first step, at every evaluation and at the end; the answers go to `samples.jsonl`."""
 
     name = "samples"
@@ -57,4 +57,13 @@ class SamplesPlugin(CallbackPlugin):
         from dumbo.plugins.samples.asking import AskingCallback, choose_questions
 
         questions = choose_questions(self.options, self.services)
-        return [AskingCallback(questions, self.options, self.services)]
+        self._asking = AskingCallback(questions, self.options, self.services)
+        return [self._asking]
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """All samples so far."""
+        return self._asking.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after them."""
+        self._asking.load(state)

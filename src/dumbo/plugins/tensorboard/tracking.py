@@ -37,7 +37,7 @@ class TensorboardTracker(Tracker):
 
     def start(self, run: RunInfo) -> None:
         """Create the file, with the configuration in it."""
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         log_dir = Path(self._options.log_dir) / run.name if self._options.log_dir else run.output_dir / "tensorboard"
@@ -49,6 +49,10 @@ class TensorboardTracker(Tracker):
         self._kept = KeptFile(self._file)
         self._records = RecordWriter(self._stream)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if run.resumed is not None:
+            # TensorBoard then forgets what other files have of these steps: they come again.
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=run.step + 1, session_log=start))
         self._write_summary(_session_start(run.name, flatten(run.config)))
         self._write_summary(_text("config", _as_code(yaml_text(run.config))))
         self._flush()

@@ -45,7 +45,7 @@ class TrackioTracker(Tracker):
             raise RunError(f"{message}; unset it ('trackio sync' uploads a project)")
         folder = writable_folder(_import_with_folder(self._options.dir), "trainer.trackio.dir")
         project = redact_text(self._options.project or "dumbo")
-        name = redact_text(self._options.name or run.name)
+        name = run.resumed["name"] if run.resumed else redact_text(self._options.name or run.name)
         with quiet():
             from trackio.sqlite_storage import SQLiteStorage
             from trackio.utils import get_storage_mode
@@ -57,6 +57,10 @@ class TrackioTracker(Tracker):
             self._run = _local_run(project, name, group, {**flatten(run.config)})
         shown = f"TRACKIO_DIR={folder} " if self._options.dir else ""
         self.tell(f"run '{name}' in {folder}; '{shown}trackio show --project {project}' shows it")
+
+    def state(self) -> Mapping[str, Any]:
+        """The name by which Trackio knows the run."""
+        return {"name": self._run.name}
 
     def write(self, metrics: dict[str, float], step: int) -> None:
         """Hand a step to Trackio's thread; what it could not write of earlier ones is raised here."""

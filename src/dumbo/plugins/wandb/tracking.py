@@ -71,6 +71,9 @@ class WandbTracker(Tracker):
                     mode=mode,
                     dir=str(folder),
                     config=flatten(run.config),
+                    # The server leaves out steps that it has already: they come again, with the same values.
+                    id=run.resumed["id"] if run.resumed else None,
+                    resume="allow" if run.resumed else None,
                     settings=_private_settings(wandb),
                 )
             except wandb.errors.UsageError as error:
@@ -78,6 +81,10 @@ class WandbTracker(Tracker):
                     raise
                 raise RunError(f"wandb: {_NO_KEY}") from error
         self._say_where(mode)
+
+    def state(self) -> Mapping[str, Any]:
+        """The id by which wandb knows the run."""
+        return {} if self._run is None or self._run.disabled else {"id": self._run.id}
 
     def write(self, metrics: dict[str, float], step: int) -> None:
         """Log a step. wandb joins what several calls say about one step into one row, and drops earlier steps."""

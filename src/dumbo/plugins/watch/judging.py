@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dumbo.plugins.watch.ranges import MARKS, RANGES, SUPERVISED
 
@@ -26,6 +27,21 @@ class Judge:
         self._reached: set[str] = set()
         self._losses: list[float] = []
         self._had_rate = False
+
+    def state(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {
+            "streaks": self._streaks,
+            "found": self._found,
+            "reached": self._reached,
+            "losses": self._losses,
+            "had_rate": self._had_rate,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._streaks, self._losses, self._had_rate = state["streaks"], state["losses"], state["had_rate"]
+        self._found, self._reached = state["found"], state["reached"]
 
     def findings(self, metrics: Mapping[str, float], step: int, vocab_size: int | None) -> Iterator[str]:
         """What is new in `metrics`, logged after `step`; `vocab_size` is the model's, where it is known."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from dumbo.config.schema import RunConfig, Words
 from dumbo.config.section import Section
 from dumbo.errors import ConfigError, Problem, key_path
-from dumbo.plugin_loader import CallbackPlugin
+from dumbo.plugin_loader import CallbackPlugin, StatePlugin
 from dumbo.plugins.watch.ranges import WATCHED
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class WatchOptions(Section):
     """Metrics, by their paths, that are not watched."""
 
 
-class WatchPlugin(CallbackPlugin):
+class WatchPlugin(CallbackPlugin, StatePlugin):
     """Compares metrics with their healthy ranges, and says in plain words what is wrong and what to try."""
 
     name = "watch"
@@ -53,7 +53,14 @@ class WatchPlugin(CallbackPlugin):
         from dumbo.plugins.watch.judging import Judge
         from dumbo.plugins.watch.watching import Watch
 
-        judge = Judge(
-            self.options.after, frozenset(self.options.ignore), pretrained=config.model.base_model is not None
-        )
-        return [Watch(judge, self.options.on_alarm == "stop", self.services)]
+        pretrained = config.model.base_model is not None
+        self._judge = Judge(self.options.after, frozenset(self.options.ignore), pretrained)
+        return [Watch(self._judge, self.options.on_alarm == "stop", self.services)]
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What was seen and found so far."""
+        return self._judge.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there: what was found is not told again."""
+        self._judge.load(state)
