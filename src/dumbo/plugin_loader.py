@@ -222,6 +222,9 @@ class StatePlugin(BasePlugin):
 class TrainerPlugin(BasePlugin):
     """Trains. Exactly one."""
 
+    resumes: ClassVar[bool] = False
+    """Whether its trainer writes checkpoints by `trainer.checkpoints` and goes on from `job.run_state.resumption`."""
+
     def build_trainer(self, job: Job) -> Trainer:
         """Return an object with `train` and `save_model` (see `dumbo.job.Trainer`)."""
         raise NotImplementedError

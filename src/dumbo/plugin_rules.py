@@ -15,7 +15,7 @@ from dumbo.metrics import evaluation_path
 from dumbo.plugin_checks import claims as claims
 from dumbo.plugin_finder import FoundPlugin, find_installed
 from dumbo.plugin_interfaces import INTERFACES, Claim, Interface
-from dumbo.plugin_loader import BasePlugin, EvaluatorPlugin, Phase
+from dumbo.plugin_loader import BasePlugin, EvaluatorPlugin, Phase, StatePlugin, TrainerPlugin
 
 
 def serving(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
@@ -168,6 +168,18 @@ def check_evaluators(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterato
             is_metric = any(isinstance(mark, EvaluationMetric) for mark in field.metadata)
             if is_metric and evaluation_path(getattr(section, name)) not in known:
                 yield _not_measured(f"{key}.{name}", evaluation_path(getattr(section, name)), known)
+
+
+def check_states(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    """A problem for what is written about checkpoints where the trainer writes none, and for half a `StatePlugin`."""
+    trainers = serving(next(spec for spec in INTERFACES if spec.type is TrainerPlugin), found)
+    if "checkpoints" in config.trainer.model_fields_set and not getattr(trainers[0].type, "resumes", False):
+        message = f"nothing uses this: the plugin '{trainers[0].name}', which trains, writes no checkpoints"
+        yield Problem(message, ("trainer", "checkpoints"), hints=("remove 'trainer.checkpoints'",))
+    for plugin in serving(next(spec for spec in INTERFACES if spec.type is StatePlugin), found):
+        if not callable(getattr(plugin.type, "load_state_dict", None)):
+            message = f"'{plugin.name}' has 'state_dict' and no 'load_state_dict': a run of it could not go on"
+            yield Problem(message, ("plugins", plugin.position))
 
 
 def _not_measured(key: str, metric: str, known: set[str]) -> Problem:

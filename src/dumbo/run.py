@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe, describe_exit
 from dumbo.checkpoint.opening import read_opening
-from dumbo.checkpoint.resume import ResumeRequest, Resumption, choose_checkpoint, config_tree, find_run
+from dumbo.checkpoint.resume import ResumeRequest, Resumption, claim_run, config_tree
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.sources import Source
@@ -34,7 +34,7 @@ from dumbo.plugin_loader import (
     TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_evaluator, checked_loss
-from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
+from dumbo.run_folder import MetricsFile, discard_folder, resolved_tree, write_run_file
 from dumbo.summary import Summary, installed_versions
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def open_run(
     """
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
-    folder, resumption = launch.decide(lambda: _claim(configured, request, console))
+    folder, resumption = launch.decide(lambda: claim_run(configured, request, launch.world_size, console.say))
     summary = Summary(folder, configured.source.file, [plugin.name for plugin in plugins.found], launch.is_first)
     opening = read_opening(resumption.checkpoint if resumption is not None else None)
     run = OpenRun(configured, folder, console, launch, summary, resumption=resumption, opening=opening)
@@ -354,21 +354,6 @@ def open_run(
         raise
     finally:
         run.close(outcome)
-
-
-def _claim(configured: Configured, request: ResumeRequest | None, console: Console) -> tuple[Path, Resumption | None]:
-    """The folder of a new run, or of the one that goes on, with its checkpoint."""
-    output_dir, file = configured.config.trainer.output_dir, configured.source.file
-    if request is None:
-        return claim_folder(output_dir, file), None
-    folder = find_run(request, output_dir, file)
-    if folder is None:
-        console.say("--resume: this configuration has no run yet: a new one begins")
-        return claim_folder(output_dir, file), None
-    resumption = choose_checkpoint(folder, request, configured, console.say)
-    if resumption.checkpoint is not None:
-        console.say(f"going on with {folder} after step {resumption.step} ({resumption.checkpoint.name})")
-    return folder, resumption
 
 
 def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class TrainingCheckpoints:
         resumed = self._job.run_state.resumption
         if resumed is not None and resumed.manifest is not None:
             self._check_data(resumed.manifest.data)
+        self._encoded({"plugins": dict(self._job.run_state.plugin_states())})
         states = random_states()
         folder = self._job.output_dir / "checkpoints" / "trial.partial"
         try:

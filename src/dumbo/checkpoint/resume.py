@@ -12,8 +12,9 @@ from dumbo.checkpoint.changes import check_changes
 from dumbo.checkpoint.folder import tidy, whole_checkpoints
 from dumbo.checkpoint.manifest import Damaged, Manifest
 from dumbo.errors import ConfigError, KeyPath, Problem, RunError
+from dumbo.plugin_loader import TrainerPlugin
 from dumbo.redact import redact
-from dumbo.run_folder import checkpoints_of
+from dumbo.run_folder import checkpoints_of, claim_folder
 
 if TYPE_CHECKING:
     from dumbo.configure import Configured
@@ -49,6 +50,30 @@ class Resumption:
         return self.manifest.step if self.manifest else 0
 
 
+def claim_run(
+    configured: Configured, request: ResumeRequest | None, world_size: int, say: Callable[[str], None]
+) -> tuple[Path, Resumption | None]:
+    """The folder of a new run, or with a `request` that of the run that goes on, with its checkpoint.
+
+    Raises:
+        DumboError: the folder holds another run or cannot be written to, or the run cannot go on.
+    """
+    output_dir, file, plugins = configured.config.trainer.output_dir, configured.source.file, configured.plugins
+    if request is None:
+        return claim_folder(output_dir, file), None
+    if not getattr(plugins.holder(TrainerPlugin), "resumes", False):
+        name = plugins.names(TrainerPlugin)[0]
+        raise RunError(f"--resume: the plugin '{name}', which trains, cannot go on from a checkpoint")
+    folder = find_run(request, output_dir, file)
+    if folder is None:
+        say("--resume: this configuration has no run yet: a new one begins")
+        return claim_folder(output_dir, file), None
+    resumption = choose_checkpoint(folder, request, configured, world_size, say)
+    if resumption.checkpoint is not None:
+        say(f"going on with {folder} after step {resumption.step} ({resumption.checkpoint.name})")
+    return folder, resumption
+
+
 def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) -> Path | None:
     """The folder of the run to go on with; None where the configuration has not left one yet.
 
@@ -69,12 +94,12 @@ def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) 
 
 
 def choose_checkpoint(
-    run_folder: Path, request: ResumeRequest, configured: Configured, say: Callable[[str], None]
+    run_folder: Path, request: ResumeRequest, configured: Configured, world_size: int, say: Callable[[str], None]
 ) -> Resumption:
     """The newest whole checkpoint, or the one that was named; for the owner of the run's lock.
 
     Raises:
-        RunError: the run is finished, or the checkpoint that was named is damaged.
+        RunError: the run is finished, the checkpoint that was named is damaged, or there were more or fewer processes.
         ConfigError: the configuration has changed in a way that was not allowed.
     """
     tidy(run_folder)
@@ -86,6 +111,10 @@ def choose_checkpoint(
         say(f"{run_folder} has {none}: it begins anew")
         return Resumption(run_folder, None, None)
     checkpoint, manifest = found
+    if manifest.world_size != world_size:
+        message = f"{checkpoint} was written by {manifest.world_size} processes, and this run has {world_size}"
+        hint = f"start as many, or a new run from its weights: model.base_model: {checkpoint}"
+        raise RunError(str(Problem(message, hints=(hint,))))
     try:
         changed = check_changes(manifest.config, config_tree(configured), request.allowed, _watching(configured))
     except ConfigError as error:

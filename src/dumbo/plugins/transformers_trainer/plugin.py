@@ -20,6 +20,7 @@ class TransformersTrainerPlugin(TrainerPlugin):
 
     name = "transformers_trainer"
     packages = ("torch", "transformers", "accelerate")
+    resumes = True
     consumes = frozenset(f"trainer.arguments.{name}" for name in TrainerArguments.model_fields)
 
     def check(self, config: RunConfig) -> None:
