@@ -31,7 +31,15 @@ from dumbo.plugin_loader import (
     TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_evaluator, checked_loss
-from dumbo.run_folder import MetricsFile, claim_folder, discard_folder, resolved_tree, write_run_file
+from dumbo.run_folder import (
+    MetricsFile,
+    claim_folder,
+    discard_folder,
+    remove_if_empty,
+    resolved_tree,
+    write_run_file,
+)
+from dumbo.run_lock import RunLock
 from dumbo.summary import Summary
 
 if TYPE_CHECKING:
@@ -54,6 +62,8 @@ class OpenRun:
     console: Console
     launch: Launch
     summary: Summary
+    lock: RunLock | None
+    """What holds the folder, on the first rank."""
     metrics: Metrics = field(default_factory=lambda: Metrics(()))
     sources: Sequence[Source] = ()
     """The rows that were read, as records."""
@@ -83,11 +93,11 @@ class OpenRun:
         tree = resolved_tree(self.configured.source)
         write_run_file(self.folder, tree, self.configured.source.file.parent)
         collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
+        collectors.append(("summary.json", self.summary))
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)
         self.metrics.open(RunInfo(self.folder.name, self.folder, tree))
-        self.summary.write()
         self.console.say(f"run folder {self.folder}")
 
     def load_model(self) -> PreTrainedModel:
@@ -225,10 +235,14 @@ class OpenRun:
         try:
             if self.launch.is_first:
                 discard_folder(self.folder)
-                if self.has_trained and (self.folder / "metrics.jsonl").exists():
-                    self.summary.note("outcome", outcome)
-                    self._report()
+                if (self.folder / "metrics.jsonl").exists():
+                    self.summary.end(outcome)
+                    if self.has_trained:
+                        self._report()
         finally:
+            if self.lock is not None:
+                self.lock.release()
+                remove_if_empty(self.folder)
             self.launch.disconnect()
 
     def _report(self) -> None:
@@ -291,24 +305,32 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
     """
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
-    folder = launch.decide(lambda: claim_folder(config.trainer.output_dir, configured.source.file))
+    lock: RunLock | None = None
+
+    def claim() -> Path:
+        nonlocal lock
+        lock = claim_folder(config.trainer.output_dir, configured.source.file)
+        return lock.folder
+
+    folder = launch.decide(claim)
     summary = Summary(folder, configured.source.file, [plugin.name for plugin in plugins.found], launch.is_first)
-    run = OpenRun(configured, folder, console, launch, summary)
-    plugins.bind(
-        Services(
-            output_dir=folder,
-            say=console.say,
-            records=run.records,
-            load_model=run.load_another_model,
-            held_out=lambda: run.held_out,
-            generator=run.generator,
-            note=summary.note,
-            rank=launch.rank,
-            world_size=launch.world_size,
-        )
+    run = OpenRun(configured, folder, console, launch, summary, lock)
+    services = Services(
+        output_dir=folder,
+        say=console.say,
+        records=run.records,
+        load_model=run.load_another_model,
+        held_out=lambda: run.held_out,
+        generator=run.generator,
+        note=summary.note,
+        rank=launch.rank,
+        world_size=launch.world_size,
     )
     outcome = "failed"
     try:
+        summary.write()
+        console.tell(summary.progress)
+        plugins.bind(services)
         yield run
         outcome = "finished"
     except (Interrupted, KeyboardInterrupt) as error:
@@ -316,8 +338,8 @@ def open_run(configured: Configured, console: Console, launch: Launch) -> Iterat
         if isinstance(error, Interrupted):
             raise
         raise Interrupted("stopped; nothing was trained" if not run.has_trained else "stopped") from None
-    except DumboError as error:
-        summary.note("error", str(error))
+    except (Exception, SystemExit) as error:
+        summary.note("error", str(error) if isinstance(error, DumboError) else describe(error))
         raise
     finally:
         run.close(outcome)
