@@ -230,9 +230,9 @@ class OpenRun:
 
     def close(self, outcome: str) -> None:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""
-        self.metrics.close(outcome)
-        self.console.stop_training()
         try:
+            self.metrics.close(outcome)
+            self.console.stop_training()
             if self.launch.is_first:
                 discard_folder(self.folder)
                 if (self.folder / "metrics.jsonl").exists():
