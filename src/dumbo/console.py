@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dumbo.metrics import MetricsCollector
@@ -34,6 +34,11 @@ class Console(MetricsCollector):
         self._task: TaskID | None = None
         self._total = 0
         self._started = 0.0
+        self._listener: Callable[[Mapping[str, int]], None] | None = None
+
+    def tell(self, listener: Callable[[Mapping[str, int]], None]) -> None:
+        """Hand the progress of the training on to `listener`: `steps` and `total_steps`, as they change."""
+        self._listener = listener
 
     @property
     def is_terminal(self) -> bool:
@@ -96,6 +101,8 @@ class Console(MetricsCollector):
     def start_training(self, total_steps: int) -> None:
         """Show progress from now on."""
         self._total, self._started = total_steps, time.monotonic()
+        if self._listener is not None:
+            self._listener({"total_steps": total_steps})
         if not (self.enabled and self.is_terminal):
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -114,6 +121,8 @@ class Console(MetricsCollector):
 
     def advance(self, step: int) -> None:
         """`step` optimizer steps are done."""
+        if self._listener is not None:
+            self._listener({"steps": step})
         if self._progress is not None and self._task is not None:
             rate = step / max(time.monotonic() - self._started, 1e-9)
             self._progress.update(self._task, completed=step, rate=f"{rate:.3g} steps/s")
@@ -162,6 +171,11 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def printable(text: str) -> str:
+    """Somebody else's text with nothing in it that moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _cell(value: Any) -> str:

@@ -34,7 +34,8 @@ from dumbo.plugin_loader import (
     TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_evaluator, checked_loss
-from dumbo.run_folder import MetricsFile, discard_folder, resolved_tree, write_run_file
+from dumbo.run_folder import MetricsFile, discard_folder, remove_if_empty, resolved_tree, write_run_file
+from dumbo.run_lock import RunLock
 from dumbo.summary import Summary, installed_versions
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class OpenRun:
     console: Console
     launch: Launch
     summary: Summary
+    lock: RunLock | None
+    """What holds the folder, on the first rank."""
     metrics: Metrics = field(default_factory=lambda: Metrics(()))
     sources: Sequence[Source] = ()
     """The rows that were read, as records."""
@@ -90,12 +93,12 @@ class OpenRun:
         tree = resolved_tree(self.configured.source)
         write_run_file(self.folder, tree, self.configured.source.file.parent)
         collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
+        collectors.append(("summary.json", self.summary))
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)
         step = self.resumption.step if self.resumption is not None else 0
         self.metrics.open(RunInfo(self.folder.name, self.folder, tree, step=step), self.opening["trackers"])
-        self.summary.write()
         self.console.say(f"run folder {self.folder}")
 
     def load_model(self) -> PreTrainedModel:
@@ -249,15 +252,19 @@ class OpenRun:
 
     def close(self, outcome: str) -> None:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""
-        self.metrics.close(outcome)
-        self.console.stop_training()
         try:
+            self.metrics.close(outcome)
+            self.console.stop_training()
             if self.launch.is_first:
                 discard_folder(self.folder)
-                if self.has_trained and (self.folder / "metrics.jsonl").exists():
-                    self.summary.note("outcome", outcome)
-                    self._report()
+                if (self.folder / "metrics.jsonl").exists():
+                    self.summary.end(outcome)
+                    if self.has_trained:
+                        self._report()
         finally:
+            if self.lock is not None:
+                self.lock.release()
+                remove_if_empty(self.folder)
             self.launch.disconnect()
 
     def _report(self) -> None:
@@ -323,25 +330,33 @@ def open_run(
     """
     config, plugins = configured.config, configured.plugins
     launch.connect(config.trainer.arguments)
-    folder, resumption = launch.decide(lambda: claim_run(configured, request, launch.world_size, console.say))
+    lock: RunLock | None = None
+
+    def claim() -> tuple[Path, Resumption | None]:
+        nonlocal lock
+        lock, resumption = claim_run(configured, request, launch.world_size, console.say)
+        return lock.folder, resumption
+
+    folder, resumption = launch.decide(claim)
     summary = Summary(folder, configured.source.file, [plugin.name for plugin in plugins.found], launch.is_first)
     opening = read_opening(resumption.checkpoint if resumption is not None else None)
-    run = OpenRun(configured, folder, console, launch, summary, resumption=resumption, opening=opening)
-    plugins.bind(
-        Services(
-            output_dir=folder,
-            say=console.say,
-            records=run.records,
-            load_model=run.load_another_model,
-            held_out=lambda: run.held_out,
-            generator=run.generator,
-            note=summary.note,
-            rank=launch.rank,
-            world_size=launch.world_size,
-        )
+    run = OpenRun(configured, folder, console, launch, summary, lock, resumption=resumption, opening=opening)
+    services = Services(
+        output_dir=folder,
+        say=console.say,
+        records=run.records,
+        load_model=run.load_another_model,
+        held_out=lambda: run.held_out,
+        generator=run.generator,
+        note=summary.note,
+        rank=launch.rank,
+        world_size=launch.world_size,
     )
     outcome = "failed"
     try:
+        summary.write()
+        console.tell(summary.progress)
+        plugins.bind(services)
         yield run
         outcome = "finished"
     except (Interrupted, KeyboardInterrupt) as error:
@@ -349,8 +364,8 @@ def open_run(
         if isinstance(error, Interrupted):
             raise
         raise Interrupted("stopped; nothing was trained" if not run.has_trained else "stopped") from None
-    except DumboError as error:
-        summary.note("error", str(error))
+    except (Exception, SystemExit) as error:
+        summary.note("error", str(error) if isinstance(error, DumboError) else describe(error))
         raise
     finally:
         run.close(outcome)

@@ -16,11 +16,14 @@ from dumbo.config.yaml_tree import plain_scalar
 from dumbo.errors import ConfigError, KeyPath
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact
+from dumbo.run_lock import LOCK_NAME, FolderInUse, RunLock, owner_of
 
 _MARKS = ("metrics.jsonl", "model", "checkpoints")
 """What a run that began to train has in its folder."""
 _WRITTEN = (*_MARKS, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
 """What a run writes: in a folder that has such a file already, a file of somebody's would be lost."""
+_KEY = "trainer.output_dir"
+_OTHER_FOLDER = "or name another folder, or leave output_dir out: every run then gets a folder of its own"
 _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 
 
@@ -29,39 +32,101 @@ def run_name(config_file: Path) -> str:
     return f"{config_file.stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
 
 
-def claim_folder(wanted: str | None, config_file: Path) -> Path:
-    """Make the run's folder. A default one gets a number if it exists; one that is asked for must not hold a run.
+def claim_folder(wanted: str | None, config_file: Path) -> RunLock:
+    """Make the run's folder and hold it. A default one gets a number if it exists; one that is asked for must not hold
+    a run, unless that was killed before its first step and left nothing.
 
     Raises:
-        ConfigError: the folder holds a run already, or cannot be made or written to.
+        ConfigError: the folder holds a run already, or another process holds it, or it cannot be made or written to.
     """
-    folder = Path(wanted) if wanted is not None else _free_folder(Path("runs") / run_name(config_file))
-    refuse_held_folder(folder)
-    probe = folder / ".write-test"
+    folder = Path(wanted) if wanted is not None else _new_folder(Path("runs") / run_name(config_file))
+    refuse_held_folder(folder)  # Before anything is written into it.
+    lock = hold_folder(folder, config_file)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        refuse_held_folder(folder, mine=True)  # Somebody may have been quicker, and have ended since.
+        if _left_nothing(folder) and config_file.absolute().parent != folder.absolute():
+            _remove_traces(folder)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def hold_folder(folder: Path, config_file: Path) -> RunLock:
+    """Hold the folder of a run that is to begin or to go on; it is made if it is not there.
+
+    Raises:
+        ConfigError: another process holds it, or it cannot be made or written to.
+    """
+    try:
+        return RunLock.take(folder, str(config_file))
+    except FolderInUse as error:
+        raise ConfigError.at(_KEY, error.message, error.hint) from error
     except (OSError, ValueError) as error:  # ValueError: a null character
-        message = f"the run's folder {folder} cannot be written to: {getattr(error, 'strerror', error)}"
-        raise ConfigError.at("trainer.output_dir", message, "name a folder that you may write to") from error
-    return folder
+        raise _not_writable(folder, error) from error
 
 
-def refuse_held_folder(folder: Path) -> None:
-    """Raise a `ConfigError` if the folder holds a run already."""
+def _not_writable(folder: Path, error: OSError | ValueError) -> ConfigError:
+    message = f"the run's folder {folder} cannot be written to: {getattr(error, 'strerror', error)}"
+    return ConfigError.at(_KEY, message, "name a folder that you may write to")
+
+
+def refuse_held_folder(folder: Path, *, mine: bool = False) -> None:
+    """Raise a `ConfigError` if the folder holds a run already, or, where it is not `mine`, if a process holds it."""
+    if not mine:
+        try:
+            owner = owner_of(folder)
+        except FolderInUse as error:
+            raise ConfigError.at(_KEY, error.message, error.hint) from error
+        if owner is not None:
+            in_use = FolderInUse(folder, owner)
+            raise ConfigError.at(_KEY, in_use.message, in_use.hint)
     held = [name for name in _WRITTEN if (folder / name).exists()]
-    if held:
-        hint = "name another folder, or leave output_dir out: every run then gets a folder of its own"
-        raise ConfigError.at("trainer.output_dir", f"{folder} already holds a run (it has '{held[0]}')", hint)
+    if held and not _left_nothing(folder):
+        hints = ("to go on with it: dumbo train CONFIG --resume", _OTHER_FOLDER)
+        raise ConfigError.at(_KEY, f"{folder} already holds a run (it has '{held[0]}')", *hints)
 
 
-def _free_folder(folder: Path) -> Path:
+def _left_nothing(folder: Path) -> bool:
+    """Whether a run began in `folder`, and was killed before it had anything to keep."""
+    kept = ("model", "checkpoints", "samples.jsonl", "report.html", "loss.png")
+    if _has_metrics(folder) or any((folder / name).exists() for name in kept):
+        return False
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(summary, dict) and summary.get("outcome") == "running"
+
+
+def _has_metrics(folder: Path) -> bool:
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
+def _new_folder(folder: Path) -> Path:
+    """Make `folder`, or one of that name with a number, which no other process has made."""
     number, free = 1, folder
-    while free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
-    return free
+    while True:
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            if not free.exists():
+                raise  # One of the folders above is a file.
+            number += 1
+            free = folder.with_name(f"{folder.name}-{number}")
+        except OSError as error:
+            raise _not_writable(free, error) from error
+        else:
+            return free
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    # A run.yaml alone may be what somebody wrote by hand.
+    names = ("metrics.jsonl", "run.yaml", "summary.json", LOCK_NAME)
+    has = {name for name in names if (folder / name).is_file()}
+    return "metrics.jsonl" in has or len(has) >= 2
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
@@ -141,17 +206,23 @@ def _dumper() -> Any:
 
 def discard_folder(folder: Path) -> None:
     """Remove what a run that ended before its first step has left; a folder with anything to keep stays as it is."""
-    metrics = folder / "metrics.jsonl"
-    if metrics.exists() and metrics.stat().st_size:
-        return
-    if not any((folder / name).exists() for name in _MARKS if name != metrics.name):
-        for name in _WRITTEN:
-            if name not in _MARKS or name == metrics.name:
-                (folder / name).unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            if folder.parent == Path("runs") and not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
+    if not _has_metrics(folder) and not any((folder / name).exists() for name in _MARKS if name != "metrics.jsonl"):
+        _remove_traces(folder)
+        remove_if_empty(folder)
+
+
+def _remove_traces(folder: Path) -> None:
+    for name in _WRITTEN:
+        if name not in _MARKS or name == "metrics.jsonl":
+            (folder / name).unlink(missing_ok=True)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder with nothing in it, and `runs` above it if that is empty then. While it is held, it is not."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        if folder.parent == Path("runs"):
+            folder.parent.rmdir()
 
 
 class MetricsFile(MetricsCollector):

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dumbo import __version__
 from dumbo.errors import PluginError
+from dumbo.metrics import MetricsCollector
 from dumbo.redact import redact
 
 FILE_NAME = "summary.json"
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers", "safetensors", "numpy")
 """Packages whose version may change a result."""
+_OFTEN = 10.0
+"""Seconds between two times that progress is written."""
+_SHOWN = ("train/loss", "eval/loss")
+"""Metrics whose last values are kept."""
 
 
-class Summary:
-    """Facts by name, written to the run's folder whenever one is added; silent on other ranks than the first."""
+class Summary(MetricsCollector):
+    """Facts by name, written to the run's folder whenever one is added; silent on other ranks than the first.
+
+    It tells at any time how far the run has come: `outcome` is `running` until `end`; `steps`, `total_steps` and the
+    `last` losses are written every few seconds.
+    """
 
     def __init__(self, folder: Path, config_file: Path, plugins: list[str], enabled: bool) -> None:
-        """Nothing is written before the first `write`."""
+        """Nothing is written before the first `write`. A run that goes on keeps when it began, how long it took and
+        what was noted."""
         self._folder, self._enabled = folder, enabled
-        self._began = time.monotonic()
+        self._began = self._written = time.monotonic()
+        self._told = False
+        before = _facts_of(folder) if enabled else {}
+        seconds = before.get("seconds")
+        self._seconds_before = float(seconds) if isinstance(seconds, int | float) else 0.0
         self._facts: dict[str, Any] = {
+            **{name: value for name, value in before.items() if name not in ("ended", "error")},
             "name": folder.name,
             "outcome": "running",
             "config_file": str(config_file),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "started": before.get("started") or _now(),
             "plugins": plugins,
             "versions": installed_versions(),
             "machine": {"system": f"{platform.system()} {platform.machine()}", "cpu_cores": os.cpu_count()},
         }
+        if before:
+            resumed = before.get("resumed")
+            self._facts["resumed"] = (resumed if isinstance(resumed, int) else 0) + 1
 
     def note(self, name: str, value: Any) -> None:
         """Keep a fact; a mapping is merged into the one of that name.
@@ -48,27 +68,70 @@ class Summary:
 
     def note_all(self, facts: Mapping[str, Any]) -> None:
         """Keep several facts."""
+        self._keep(facts)
+        self.write()
+
+    def progress(self, facts: Mapping[str, Any]) -> None:
+        """Keep facts that change with every step; they are written at first, every few seconds, and at the end."""
+        is_new = not facts.keys() <= self._facts.keys()
+        self._keep(facts)
+        if is_new or time.monotonic() - self._written >= _OFTEN:
+            self.write()
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Keep the last losses."""
+        last = {path: value if math.isfinite(value) else None for path, value in metrics.items() if path in _SHOWN}
+        self.progress({"steps": step, "last": last})
+
+    def end(self, outcome: str) -> None:
+        """The run is over; this stays on the disk though the machine should lose its power."""
+        self._keep({"outcome": outcome, "ended": _now()})
+        self.write(flushed=True)
+
+    def _keep(self, facts: Mapping[str, Any]) -> None:
         for name, value in facts.items():
             plain = _plain(name, value)
             before = self._facts.get(name)
             self._facts[name] = {**before, **plain} if isinstance(before, dict) and isinstance(plain, dict) else plain
-        self.write()
 
-    def write(self) -> None:
+    def write(self, *, flushed: bool = False) -> None:
         """Write all facts, under a temporary name until they are whole; secrets are left out.
 
-        A disk that refuses is told of once: no run ends for want of its summary.
+        A disk that refuses is told of once, and tried again with the next facts: no run ends for want of its summary.
         """
         if not self._enabled or not self._folder.is_dir():
             return
-        facts = {**self._facts, "seconds": round(time.monotonic() - self._began, 1)}
+        self._written = time.monotonic()
+        facts = {**self._facts, "seconds": round(self._seconds_before + self._written - self._began, 1)}
+        # What cannot be encoded, as in the name of a file, stays readable: JSON has the same escapes.
+        text = json.dumps(redact(facts), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
         partial = self._folder / f"{FILE_NAME}.partial"
         try:
-            partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            with partial.open("wb") as file:
+                file.write(text + b"\n")
+                if flushed:
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.replace(self._folder / FILE_NAME)
         except OSError as error:
-            self._enabled = False
-            print(f"dumbo: {FILE_NAME} cannot be written any more: {error}", file=sys.stderr)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            if not self._told:
+                self._told = True
+                print(f"dumbo: {FILE_NAME} cannot be written: {error}", file=sys.stderr)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    """What the part of the run before this one has written; nothing where there was none."""
+    try:
+        facts = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _plain(name: str, value: Any) -> Any:

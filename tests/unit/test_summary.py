@@ -57,9 +57,55 @@ def test_numbers_of_other_libraries_become_plain_and_what_cannot_be_written_is_r
     assert read(tmp_path)["outcome"] == "finished" and "thing" not in read(tmp_path)
 
 
-def test_a_disk_that_refuses_is_told_of_once(tmp_path, capsys):
+def test_a_disk_that_refuses_is_told_of_once_and_tried_again(tmp_path, capsys):
     (tmp_path / "summary.json.partial").mkdir()
     summary = Summary(tmp_path, Path("run.yaml"), [], enabled=True)
     summary.note("steps", 1)
     summary.note("steps", 2)
-    assert capsys.readouterr().err.count("summary.json cannot be written any more") == 1
+    assert capsys.readouterr().err.count("summary.json cannot be written") == 1
+    (tmp_path / "summary.json.partial").rmdir()
+    summary.end("finished")
+    assert (read(tmp_path)["outcome"], read(tmp_path)["steps"]) == ("finished", 2)
+
+
+def test_progress_is_kept_at_once_and_written_now_and_then(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    summary = Summary(tmp_path, Path("run.yaml"), [], enabled=True)
+    summary.progress({"total_steps": 9})
+    assert read(tmp_path)["total_steps"] == 9, "what is new is written at once"
+    summary.log_metrics({"train/loss": 2.5, "train/learning_rate": 0.1}, 1)
+    summary.log_metrics({"train/loss": 2.4}, 2)
+    assert (read(tmp_path)["steps"], read(tmp_path)["last"]) == (1, {"train/loss": 2.5})
+    now += 11
+    summary.log_metrics({"eval/loss": float("nan")}, 4)
+    facts = read(tmp_path)
+    assert (facts["steps"], facts["seconds"]) == (4, 11)
+    assert facts["last"] == {"train/loss": 2.4, "eval/loss": None}
+    summary.progress({"steps": 5})
+    assert read(tmp_path)["steps"] == 4
+    summary.end("interrupted")
+    facts = read(tmp_path)
+    assert (facts["steps"], facts["outcome"]) == (5, "interrupted")
+    assert facts["ended"] >= facts["started"]
+
+
+def test_a_run_that_goes_on_keeps_its_beginning_and_what_was_noted(tmp_path):
+    first = Summary(tmp_path, Path("run.yaml"), [], enabled=True)
+    first.note_all({"steps": 7, "error": "no memory", "parameters": [1]})
+    first.end("failed")
+    before = read(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({**before, "started": "2026-01-01T00:00:00Z", "seconds": 50.0}))
+    Summary(tmp_path, Path("run.yaml"), ["peft"], enabled=True).write()
+    facts = read(tmp_path)
+    assert (facts["started"], facts["outcome"], facts["resumed"]) == ("2026-01-01T00:00:00Z", "running", 1)
+    assert (facts["steps"], facts["parameters"], facts["plugins"]) == (7, [1], ["peft"])
+    assert facts["seconds"] >= 50
+    assert not {"error", "ended"} & facts.keys()
+    Summary(tmp_path, Path("run.yaml"), [], enabled=True).write()
+    assert read(tmp_path)["resumed"] == 2
+
+
+def test_text_that_cannot_be_encoded_is_written_all_the_same(tmp_path):
+    Summary(tmp_path, Path("run.yaml"), [], enabled=True).note("error", "no file 'caf\udce9'")
+    assert read(tmp_path)["error"] == "no file 'caf\udce9'"

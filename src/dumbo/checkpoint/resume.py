@@ -14,7 +14,8 @@ from dumbo.checkpoint.manifest import Damaged, Manifest
 from dumbo.errors import ConfigError, KeyPath, Problem, RunError
 from dumbo.plugin_loader import TrainerPlugin
 from dumbo.redact import redact
-from dumbo.run_folder import checkpoints_of, claim_folder
+from dumbo.run_folder import checkpoints_of, claim_folder, hold_folder
+from dumbo.run_lock import RunLock
 
 if TYPE_CHECKING:
     from dumbo.configure import Configured
@@ -52,11 +53,12 @@ class Resumption:
 
 def claim_run(
     configured: Configured, request: ResumeRequest | None, world_size: int, say: Callable[[str], None]
-) -> tuple[Path, Resumption | None]:
-    """The folder of a new run, or with a `request` that of the run that goes on, with its checkpoint.
+) -> tuple[RunLock, Resumption | None]:
+    """The folder of a new run, or with a `request` that of the run that goes on, with its checkpoint; it is held.
 
     Raises:
-        DumboError: the folder holds another run or cannot be written to, or the run cannot go on.
+        DumboError: the folder holds another run, somebody else holds it, it cannot be written to, or the run cannot
+            go on.
     """
     output_dir, file, plugins = configured.config.trainer.output_dir, configured.source.file, configured.plugins
     if request is None:
@@ -68,10 +70,15 @@ def claim_run(
     if folder is None:
         say("--resume: this configuration has no run yet: a new one begins")
         return claim_folder(output_dir, file), None
-    resumption = choose_checkpoint(folder, request, configured, world_size, say)
+    lock = hold_folder(folder, file)
+    try:
+        resumption = choose_checkpoint(folder, request, configured, world_size, say)
+    except BaseException:
+        lock.release()
+        raise
     if resumption.checkpoint is not None:
         say(f"going on with {folder} after step {resumption.step} ({resumption.checkpoint.name})")
-    return folder, resumption
+    return lock, resumption
 
 
 def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) -> Path | None:

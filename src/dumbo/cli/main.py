@@ -23,6 +23,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "inspect": "show rows as they are trained, and what is strange about them",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",
+        "runs": "list runs, how they stand and how far they came",
         "report": "write the report of a run again, or compare several runs",
         "schema": "print the JSON Schema of configurations, for editors",
         "explain": "explain a key of the configuration",

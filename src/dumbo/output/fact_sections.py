@@ -14,8 +14,8 @@ from dumbo.redact import REDACTED, redact
 from dumbo.run_folder import yaml_text
 
 KNOWN_FACTS = frozenset(
-    {"name", "outcome", "config_file", "started", "seconds", "steps", "total_steps", "versions", "machine", "plugins"}
-    | {"data", "parameters", "chosen", "model", "error"}
+    {"name", "outcome", "config_file", "started", "ended", "resumed", "seconds", "steps", "total_steps", "last"}
+    | {"versions", "machine", "plugins", "data", "parameters", "chosen", "model", "error"}
 )
 """Keys of `summary.json` that have places of their own; others are plugins' notes."""
 _DATA = (

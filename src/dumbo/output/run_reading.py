@@ -104,13 +104,6 @@ class RunRecord:
         return next((folder for folder in found if folder.is_dir()), None)
 
 
-def is_run(folder: Path) -> bool:
-    """Whether `folder` holds a run."""
-    # A run.yaml alone may be what somebody wrote by hand.
-    has = {name for name in ("metrics.jsonl", "run.yaml", "summary.json") if (folder / name).is_file()}
-    return "metrics.jsonl" in has or len(has) == 2
-
-
 def read_run(folder: Path) -> RunRecord:
     """Everything in `folder` that can be read, with secrets left out."""
     return RunRecord(

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from dumbo.output.run_reading import is_run, read_run
+from dumbo.output.run_reading import read_run
+from dumbo.run_folder import is_run
 from tests.unit.output.fake_runs import write_fake_run
 
 

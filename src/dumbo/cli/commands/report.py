@@ -85,7 +85,8 @@ def _check_picture(file: Path, picture: Path) -> None:
 def _read(folders: Sequence[Path]) -> list[RunRecord]:
     """The runs, all of them different and with something logged."""
     from dumbo.errors import RunError
-    from dumbo.output.run_reading import is_run, read_run
+    from dumbo.output.run_reading import read_run
+    from dumbo.run_folder import is_run
 
     seen: dict[Path, Path] = {}
     for folder in folders:
@@ -108,7 +109,7 @@ def _read(folders: Sequence[Path]) -> list[RunRecord]:
 def _no_run(folder: Path) -> RunError:
     """What is wrong with a folder that holds no run, and which one was perhaps meant."""
     from dumbo.errors import RunError
-    from dumbo.output.run_reading import is_run
+    from dumbo.run_folder import is_run
 
     if not folder.exists():
         message = f"{folder}: there is no such folder"
