@@ -52,8 +52,6 @@ class TrainingCheckpoints:
         self._beside: list[str] = []
         self._data: str | None = None
         self._tried_optimizer = False
-        self.stalls: list[float] = []
-        """Seconds that the training waited for each checkpoint."""
 
     def try_saving(self) -> None:
         """Save the model once and read it back, so that no run finds out at its end that it cannot; what does not come
@@ -95,14 +93,13 @@ class TrainingCheckpoints:
 
     def save(self, asked: bool, at_once: bool = False) -> Path | None:
         """Write a checkpoint of the training as it is; None where that was not possible, which is told."""
-        began, step, is_first = time.monotonic(), self._trainer.state.global_step, self._trainer.args.should_save
+        step, is_first = self._trainer.state.global_step, self._trainer.args.should_save
         target = self.folder.folder / f"step-{step:06}"
         partial = target.with_name(f"{target.name}.partial")
         failure = self._shared(lambda: self.folder.begin(step) if is_first else None)
         failure = failure or self._shared(lambda: self._write(partial))
         if failure is None and is_first:
             failure = _failure_of(lambda: self.folder.finish(partial, self._manifest(asked), at_once))
-        self.stalls.append(time.monotonic() - began)
         if failure is None:
             return target
         if is_first:

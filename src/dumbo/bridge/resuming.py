@@ -36,6 +36,8 @@ class ResumableTrainer(Trainer):
         self.stopped_at: Path | None = None
         """The checkpoint with which the training was stopped."""
         self.tokens_seen, self._tokens_logged = 0, 0
+        self.checkpoint_seconds = 0.0
+        """How long the training waited for checkpoints since the last log."""
         self._last: tuple[float | None, float | None] = (None, None)  # norm of the gradient, learning rate
         callbacks = [self.requests, *settings.pop("callbacks"), _Restore(self)]
         super().__init__(callbacks=callbacks, **settings)
@@ -158,7 +160,9 @@ class ResumableTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write what the run can go on from after this step."""
+        began = time.monotonic()
         written = self.checkpoints.save(self.requests.asked, at_once=self.is_stopped)
+        self.checkpoint_seconds += time.monotonic() - began
         if self.is_stopped:
             self.stopped_at = written
 

@@ -277,8 +277,10 @@ class DumboTrainer(ResumableTrainer):
             # Transformers counts forward passes, whose number depends on the ranks; steps are the same on any number.
             metrics["train/epoch"] = self.state.global_step / self.batch_plan.steps_per_epoch
         if "train/loss" in metrics:
-            now = time.monotonic()
-            rate = (self.tokens_seen - self._tokens_logged) / max(now - self._logged_at, 1e-9)
+            now, waited = time.monotonic(), self.checkpoint_seconds
+            rate = (self.tokens_seen - self._tokens_logged) / max(now - self._logged_at - waited, 1e-9)
+            if waited:
+                metrics["perf/checkpoint_seconds"], self.checkpoint_seconds = waited, 0.0
             metrics["perf/tokens_per_second"] = rate
             self._tokens_logged, self._logged_at = self.tokens_seen, now
         if metrics:
