@@ -1,0 +1,136 @@
+"""Being stopped at awkward moments: in an evaluation, with no room for a checkpoint, in a folder for reading, as two
+processes."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from dumbo.cli.main import main
+from tests import builders
+from tests.distributed.test_two_processes import TORCHRUN
+from tests.faults.stopping import assert_same_run, checkpoints_in, stop_by, write_stoppable
+
+ASKED_IN_EVALUATION = '''
+import os
+import signal
+
+from dumbo.plugin_loader import EvaluatorPlugin
+
+
+class AskedPlugin(EvaluatorPlugin):
+    """Asks for the end in the middle of the evaluation with that number."""
+
+    name = "asked"
+    metrics = ("calls",)
+
+    def __init__(self):
+        self.calls = 0
+
+    def build_evaluator(self, config):
+        def evaluate():
+            self.calls += 1
+            if self.calls == int(os.environ.get("DUMBO_STOP_EVALUATION", 0)):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"calls": 1.0}
+
+        return evaluate
+
+
+class SecondPlugin(EvaluatorPlugin):
+    """Comes after, and must not be asked any more."""
+
+    name = "second"
+    metrics = ("draw",)
+
+    def build_evaluator(self, config):
+        def evaluate():
+            import torch
+
+            return {"draw": torch.rand(()).item()}
+
+        return evaluate
+'''
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return builders.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", builders.alpaca_rows(26))
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_in_an_evaluation(tmp_path, model_folder, rows, monkeypatch, capfd, strategy):
+    """The rest of it is left for later, and comes first when the run goes on, with the numbers of the whole run."""
+    changes = {"trainer.arguments.eval_strategy": strategy, "trainer.arguments.save_strategy": "epoch"}
+    changes |= {"trainer.arguments.eval_steps": 5} if strategy == "steps" else {}
+    plugins = ("./asked.py:AskedPlugin", "./asked.py:SecondPlugin")
+    whole = write_stoppable(tmp_path / "whole", model_folder, rows, changes, plugins)
+    stopped = write_stoppable(tmp_path / "stopped", model_folder, rows, changes, plugins)
+    for file in (whole, stopped):
+        (file.parent / "asked.py").write_text(ASKED_IN_EVALUATION)
+    assert main(["train", str(whole)]) == 0
+    monkeypatch.setenv("DUMBO_STOP_EVALUATION", "2")
+    assert main(["train", str(stopped)]) == 75
+    step = 12 if strategy == "epoch" else 10
+    assert f"stopped after step {step} of 18" in capfd.readouterr().err
+    logged = [json.loads(line) for line in (stopped.parent / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("eval/loss" in line for line in logged) == 1
+    monkeypatch.setenv("DUMBO_STOP_EVALUATION", "0")
+    assert main(["train", str(stopped), "--resume"]) == 0
+    assert_same_run(stopped.parent / "out", whole.parent / "out")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk can be mounted by root alone")
+def test_no_room_for_a_checkpoint(tmp_path, model_folder, rows, capfd):
+    """It is told, and the training goes on to its end; what was there is still whole."""
+    disk = tmp_path / "run" / "out"
+    saves = {"trainer.arguments.save_strategy": "steps", "trainer.arguments.save_steps": 3}
+    file = write_stoppable(tmp_path / "run", model_folder, rows, saves)
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        assert main(["train", str(file)]) == 0
+        said = capfd.readouterr().out
+        assert "no checkpoint was written, and the training goes on: " in said
+        names = checkpoints_in(disk)
+        assert names and all(name.startswith("step-") and "." not in name for name in names), "nothing half is left"
+        assert (disk / "model" / "model.safetensors").exists()
+        assert [json.loads(line)["step"] for line in (disk / "metrics.jsonl").read_text().splitlines()][-1] == 18
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_stop_and_a_signal_for_a_checkpoint_before_the_first_step(tmp_path, model_folder, rows, capfd):
+    file = write_stoppable(tmp_path / "run", model_folder, rows, {"trainer.arguments.eval_on_start": True})
+    with stop_by("SIGUSR1", 1):
+        assert main(["train", str(file)]) == 0
+    assert checkpoints_in(file.parent / "out") == ["step-000001"]
+    assert "no checkpoint was written" not in capfd.readouterr().out
+
+
+@pytest.mark.full
+def test_two_processes_go_on(tmp_path, model_folder, rows, capfd):
+    """Stopped as two processes, they go on as two, and not as one."""
+    changes = {"trainer.arguments.batch_size": 4, "trainer.arguments.save_strategy": "steps"}
+    changes |= {"trainer.arguments.save_steps": 5}
+    whole = write_stoppable(tmp_path / "whole", model_folder, rows, changes)
+    stopped = write_stoppable(tmp_path / "stopped", model_folder, rows, changes)
+
+    def torchrun(*words, **environment):
+        command = [*TORCHRUN, *map(str, words)]
+        variables = builders.clean_environment(**environment)
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240, check=False)
+
+    assert torchrun(whole).returncode == 0
+    assert "stopped after step 8" in torchrun(stopped, DUMBO_STOP="SIGINT@8").stderr
+    out = stopped.parent / "out"
+    assert checkpoints_in(out) == ["step-000005", "step-000008"]
+    assert main(["train", str(stopped), "--resume"]) == 2
+    assert "was written by 2 processes, and this run has 1" in capfd.readouterr().err
+    assert torchrun(stopped, "--resume").returncode == 0
+    assert_same_run(out, whole.parent / "out")
