@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup test test-full test-gpu check format bench images clean
+.PHONY: help quickstart setup test test-full test-gpu faults check format bench images clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-full: setup  ## run the long tests too, and keep the report in build/test-f
 test-gpu: setup  ## run the tests that need a CUDA device, one process for the device
 	$(BIN)/python -m pytest -m gpu $(TESTS)
 
+faults: setup  ## stop every kind of training in every way, let it go on, and write docs/reliability.md
+	$(BIN)/python -m tests.faults.matrix
+
 check: setup  ## lint, formatting, types, and who may import what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,13 +62,14 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## time the start of the program, the making of rows, packed rows, streams; results go to benchmarks/results
+bench: setup  ## time the start of the program, the making of rows, packed rows, streams, checkpoints; results go to benchmarks/results
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/packed_attention.py
 	$(BIN)/python benchmarks/packed_recurrent.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/prepare_memory.py
+	$(BIN)/python benchmarks/checkpoints.py
 
 images: setup  ## make the pictures of the documentation again, from the run in runs/quickstart; needs Chromium
 	$(BIN)/python docs/make_images.py

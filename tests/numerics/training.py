@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,12 @@ def run_config(arguments: dict, **data) -> RunConfig:
     return RunConfig(model=ModelSection(), datasets=(entry,), trainer=trainer, plugins=("a",))
 
 
+@cache
+def _tokenizer():
+    """Saved with the model; nothing else is done with it."""
+    return builders.build_tokenizer()
+
+
 def build_trainer(
     folder: Path, model, train: TokenDataset, evaluation: TokenDataset | None = None, loss=None, **arguments
 ) -> Trained:
@@ -79,7 +86,7 @@ def build_trainer(
     job = Job(
         config=config,
         model=model,
-        tokenizer=None,
+        tokenizer=_tokenizer(),
         train_dataset=train,
         eval_dataset=evaluation,
         sequences=single_rows(train.length, SEED, config.trainer.data.shuffle),

@@ -113,21 +113,18 @@ def test_names_and_directions():
 
 
 def test_an_interrupted_run_keeps_the_weights_that_it_had(tmp_path, model_folder, rows_file, monkeypatch, capsys):
-    """Ctrl-C while step 5 is done: what is saved then is step 5, not the best step so far."""
+    """Ctrl-C while step 5 is made: what is saved then is step 5, not the best step so far."""
     import os
     import signal
 
     from dumbo.bridge.callbacks import ShowProgress
 
-    advance = ShowProgress.on_step_end
-
     def press(self, args, state, control, **more):
         if state.global_step == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return advance(self, args, state, control, **more)
 
     whole = write_and_run(tmp_path / "whole", model_folder, rows_file, RISING)
-    monkeypatch.setattr(ShowProgress, "on_step_end", press)
+    monkeypatch.setattr(ShowProgress, "on_step_begin", press)
     file = builders.write_config(tmp_path / "stopped", model_folder, rows_file, KEEPING)
     assert main(["train", str(file)]) == 130
     stopped = tmp_path / "stopped" / "out"

@@ -77,7 +77,9 @@ def test_in_training_the_model_is_saved_and_its_place_said(tmp_path, model_folde
     process = start(tmp_path, model_folder, rows_file, seed=2)
     output, error = interrupt_at(process, "step 3/")
     assert process.returncode == 130, error
-    message = re.fullmatch(r"stopped after step (\d+) of 1000; the model as it was is in (.+)\n", error)
+    message = re.fullmatch(
+        r"stopped after step (\d+) of 1000; the model as it was is in (.+)\n +to go on: dumbo train .+\n", error
+    )
     assert message, error
     steps = int(message[1])
     folder = tmp_path / "out" / "checkpoints" / f"step-{steps:06}"
