@@ -42,9 +42,14 @@ _WEBHOOK = re.compile(
     r"|api\.telegram\.org/bot|[\w.-]+\.webhook\.office\.com/))[^\s'\"<>]+"
 )
 _ASSIGNED = re.compile(
-    r"(?P<name>\b[\w-]*(?:api[_-]?key|secret|password|passwd|passphrase|access[_-]?key|private[_-]?key|(?:auth|access|hub"
-    r"|hf|session|sas|bearer|api|refresh|id)[_-]token)[\w-]*['\"]?\s*[:=]\s*['\"]?)(?P<value>[^\s'\",;&}\]<$]{6,})",
+    r"(?P<name>\b[\w-]*(?:api[_-]?key|secret|password|passwd|passphrase|pwd|access[_-]?key|private[_-]?key|credential"
+    r"|connection[_-]?string|webhook(?:[_-]?url)?|(?:access|api|app|auth|bearer|bot|client|hf|hub|id|personal|refresh"
+    r"|sas|session|user)[_-]?token)s?['\"]?\s*[:=]\s*['\"]?)(?P<value>[^\s'\",;&}\]<$]{6,})",
     re.IGNORECASE,
+)
+# Messages also speak of the tokens of texts: a secret one has letters and digits, and is long.
+_ASSIGNED_TOKEN = re.compile(
+    r"(\btoken['\"]?\s*[:=]\s*['\"]?)(?=[^\s'\"]*\d)(?=[^\s'\"]*[A-Za-z])[\w./+=-]{16,}", re.IGNORECASE
 )
 _HEADER = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{12,}")
 _KNOWN_TOKEN = re.compile(
@@ -114,6 +119,7 @@ def _without_shapes(text: str) -> str:
         text = _WEBHOOK.sub(rf"\1{REDACTED}", _URL_SECRET.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(_user, text)))
         text = _URL_USER.sub(rf"\1://{REDACTED}@", text)
     text = _ASSIGNED.sub(rf"\g<name>{REDACTED}", _HEADER.sub(rf"\1\2{REDACTED}", text))
+    text = _ASSIGNED_TOKEN.sub(rf"\1{REDACTED}", text)
     return _PRIVATE_KEY.sub(rf"\1{REDACTED}\2", _KNOWN_TOKEN.sub(REDACTED, text))
 
 
