@@ -29,12 +29,16 @@ _PATH = re.compile(r"~?/[\w./ -]*|\.{1,2}/.*|[A-Za-z]:\\.*|\d{1,12}|true|false",
 _SHORTEST = 8
 """Characters of a known secret: what is shorter would be found in the middle of other words."""
 
+# All repetitions within these have ends, as a text may be long and written to be slow to search.
 # A password may hold `/` and `@`, but `host:8080/path` is none.
-_URL_PASSWORD = re.compile(r"(\w+://)([^/\s:@'\"<>]*):((?:[^/\s'\"<>]*|(?!\d{1,5}(?:[/?#,;.)\s'\"]|$))[^\s@'\"<>]+))@")
-_URL_USER = re.compile(r"\b(https?|wss?|git\+https?|redis|amqps?)://[^/\s:@'\"<>]{8,}@")
+_URL_PASSWORD = re.compile(
+    r"(\w{1,20}://)([^/\s:@'\"<>]{0,200}):"
+    r"((?:[^/\s'\"<>]{0,500}|(?!\d{1,5}(?:[/?#,;.)\s'\"]|$))[^\s@'\"<>]{1,500}))@"
+)
+_URL_USER = re.compile(r"\b(https?|wss?|git\+https?|redis|amqps?)://[^/\s:@'\"<>]{8,500}@")
 # As in addresses that were signed for a time: `?X-Amz-Signature=...&X-Amz-Credential=...`, `?sig=...`.
 _URL_SECRET = re.compile(
-    r"([?&#;][\w.-]*(?:token|key|secret|passw|pwd|signature|sig|credential|auth(?!or)|jwt)[\w.-]*=)([^&\s#'\"]+)",
+    r"([?&#;][\w.-]{0,60}(?:token|key|secret|passw|pwd|signature|sig|credential|auth(?!or)|jwt)[\w.-]{0,60}=)([^&\s#'\"]+)",
     re.IGNORECASE,
 )
 _WEBHOOK = re.compile(
@@ -42,22 +46,23 @@ _WEBHOOK = re.compile(
     r"|api\.telegram\.org/bot|[\w.-]+\.webhook\.office\.com/))[^\s'\"<>]+"
 )
 _ASSIGNED = re.compile(
-    r"(?P<name>\b[\w-]*(?:api[_-]?key|secret|password|passwd|passphrase|pwd|access[_-]?key|private[_-]?key|credential"
+    r"(?P<name>(?:api[_-]?key|secret|password|passwd|passphrase|pwd|access[_-]?key|private[_-]?key|credential"
     r"|connection[_-]?string|webhook(?:[_-]?url)?|(?:access|api|app|auth|bearer|bot|client|hf|hub|id|personal|refresh"
-    r"|sas|session|user)[_-]?token)s?['\"]?\s*[:=]\s*['\"]?)(?P<value>[^\s'\",;&}\]<$]{6,})",
+    r"|sas|session|user)[_-]?token)s?['\"]?\s{0,9}[:=]\s{0,9}['\"]?)(?P<value>[^\s'\",;&}\]<$]{6,})",
     re.IGNORECASE,
 )
 # Messages also speak of the tokens of texts: a secret one has letters and digits, and is long.
 _ASSIGNED_TOKEN = re.compile(
-    r"(\btoken['\"]?\s*[:=]\s*['\"]?)(?=[^\s'\"]*\d)(?=[^\s'\"]*[A-Za-z])[\w./+=-]{16,}", re.IGNORECASE
+    r"(\btoken['\"]?\s{0,9}[:=]\s{0,9}['\"]?)(?=[^\s'\"]{0,99}\d)(?=[^\s'\"]{0,99}[A-Za-z])[\w./+=-]{16,}",
+    re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(Bearer|Basic)(\s+)[A-Za-z0-9._~+/=-]{12,}")
+_HEADER = re.compile(r"\b(Bearer|Basic)(\s{1,9})[A-Za-z0-9._~+/=-]{12,}")
 _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{40,}"
-    r"|wandb_v\d_\w{20,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)"
+    r"|wandb_v\d_\w{20,}|eyJ[\w-]{10,500}\.eyJ[\w-]{10,4000}\.[\w-]+)"
 )
-_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL)
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL)
 
 _LEARNED: ContextVar[frozenset[str]] = ContextVar("secrets of the configuration", default=frozenset())
 
