@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dumbo.metrics import MetricsCollector
+from dumbo.redact import redact_text
+from dumbo.visible import made_visible
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -46,9 +48,10 @@ class Console(MetricsCollector):
         return self._stream.isatty()
 
     def say(self, text: str) -> None:
-        """Print a line; above the progress bar where there is one."""
+        """Print a line, without secrets and control characters; above the progress bar where there is one."""
         if not self.enabled:
             return
+        text = made_visible(redact_text(text))
         if self.is_terminal:
             self._terminal().print(text, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -116,7 +116,8 @@ class Metrics:
             call(entry[1])
         except (Exception, SystemExit) as error:
             from dumbo.blame import describe
+            from dumbo.redact import redact_text
 
             self._collectors.remove(entry)
-            reason = describe(error, type(entry[1]))
+            reason = redact_text(describe(error, type(entry[1])))
             print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)

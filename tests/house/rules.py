@@ -26,6 +26,7 @@ MUTABLE_CALLS = {
     "import_module",
 }
 FROZEN_TYPES = {"Path", "PurePath", "PurePosixPath", "MappingProxyType", "JSONDecoder", "JSONEncoder", "Fraction"} | {
+    "ContextVar",
     "TypeVar",
     "ParamSpec",
     "NewType",

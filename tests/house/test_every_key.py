@@ -362,7 +362,7 @@ KERNELS = frozenset(
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
 OWN_TEST = (
-    frozenset({"model.trust_remote_code", "model.peft.type"})
+    frozenset({"model.trust_remote_code", "model.allow_pickle", "model.peft.type"})
     | OF_THE_CACHE
     | OF_EXACT_MATCH
     | TRACKERS

@@ -254,3 +254,31 @@ def test_a_run_is_that_of_the_same_rows_read_otherwise(folder, model_folder, cap
     theirs = run_here(builders.write_config(folder / "theirs", model_folder, rows))
     assert losses_of(ours) == losses_of(theirs)
     assert len(losses_of(ours)) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("named", ["../numbers.jsonl", "{here}/numbers.jsonl", "tables/../../numbers.jsonl"])
+def test_the_card_of_a_dataset_reads_nothing_outside_of_it(folder, named, streaming):
+    named = named.format(here=folder)
+    (folder / "tables" / "tables").mkdir()
+    (folder / "tables" / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {named}\n---\n")
+    with pytest.raises(DumboError, match=r"names a file that lies outside of it: .*numbers.jsonl"):
+        read(path="tables", streaming=streaming)
+    assert numbers(path="tables", data_files=str(folder / "numbers.jsonl"), split="train[:1]") == [0], "the user may"
+
+
+def test_a_saved_dataset_reads_nothing_outside_of_it(folder):
+    state = folder / "saved" / "state.json"
+    facts = json.loads(state.read_text())
+    table = facts["_data_files"][0]["filename"]
+    (folder / "saved" / table).rename(folder / table)
+    facts["_data_files"][0]["filename"] = f"../{table}"
+    state.write_text(json.dumps(facts))
+    with pytest.raises(DumboError, match=r"names a file that lies outside of it: \.\./data"):
+        read(path="saved")
+
+
+def test_links_in_a_folder_of_the_user_are_followed(folder):
+    (folder / "linked").mkdir()
+    (folder / "linked" / "train.csv").symlink_to(folder / "tables" / "train.csv")
+    assert numbers(path="linked") == [1, 2]

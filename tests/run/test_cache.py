@@ -285,6 +285,19 @@ def test_a_folder_of_another_shape_is_refused(words, tmp_path, capsys, manifest)
     assert capsys.readouterr().err.startswith("command line: trainer.data.prepared: prepared")
 
 
+@pytest.mark.parametrize("elsewhere", ["../secret", "/etc", "a/../../secret", ""])
+def test_a_folder_that_names_another_one_is_refused(words, tmp_path, capsys, elsewhere):
+    preprocess(words, "--output", "prepared")
+    manifest = tmp_path / "prepared" / "prepared.json"
+    facts = json.loads(manifest.read_text())
+    (tmp_path / "prepared" / facts["sources"][0]["folder"]).rename(tmp_path / "secret")
+    facts["sources"][0]["folder"] = elsewhere
+    manifest.write_text(json.dumps(facts))
+    capsys.readouterr()
+    assert main([str(words), "trainer.data.prepared=prepared"]) == 2
+    assert "prepared.json cannot be read" in capsys.readouterr().err
+
+
 def test_preparing_again_leaves_nothing_old_behind(words, tmp_path):
     preprocess(words, "--output", "prepared")
     (tmp_path / "rows.txt").write_text("7 8 9\n")

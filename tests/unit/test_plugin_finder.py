@@ -292,3 +292,23 @@ def test_what_is_wrong_with_a_class_is_said_when_it_is_found(tmp_path, body, exp
 def test_what_can_be_called_is_fine(tmp_path, body):
     (tmp_path / "mine.py").write_text(DECLARING.format(body))
     assert find_plugin("./mine.py:MinePlugin", tmp_path).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["../evil", "evil", "transformers/../../evil", "..evil", "/{here}/evil", "evil.py"])
+def test_a_name_never_leads_to_a_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "inside"):
+        folder.mkdir(exist_ok=True)
+        (folder / "evil.py").write_text(f"raise SystemExit('it ran')\n{PLUGIN}")
+        (folder / "evil").mkdir()
+        (folder / "evil" / "plugin.py").write_text(f"raise SystemExit('it ran')\n{PLUGIN}")
+    said = refusal(name.format(here=tmp_path), tmp_path / "inside")
+    assert "it ran" not in said and ("no plugin is called" in said or "names a file but no class" in said)
+
+
+def test_an_address_may_lead_upwards(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    assert find_plugin("../mine.py:MinePlugin", tmp_path / "inside").name == "mine"
+    (tmp_path / "mine.txt").write_text(PLUGIN)
+    assert "is not a Python file" in refusal("../mine.txt:MinePlugin", tmp_path / "inside")

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from dumbo.bridge.config_overrides import override
 from dumbo.bridge.embeddings import fit_embeddings
 from dumbo.bridge.hub_errors import Repository, explain
+from dumbo.bridge.pickles import ADAPTER, MODEL, SAFETENSORS, Permission, PickleRefused, pickles_to_read
 from dumbo.errors import DumboError, Problem, RunError
 from dumbo.local_paths import is_hub_name, near_paths
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_for_inference(
@@ -32,6 +31,7 @@ def load_for_inference(
     *,
     device: torch.device | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: tuple[str, ...] = (),
     config_overrides: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer of `folder`, which holds whole weights or an adapter, ready to generate.
@@ -39,13 +39,14 @@ def load_for_inference(
     The model is in evaluation mode on `device`, by default the accelerator where there is one, in bfloat16 on a GPU
     that has it and in float32 elsewhere. An adapter's base model is loaded from where its configuration says, given the
     rows for added tokens, and wrapped; `config_overrides` are what its run changed in the base model's configuration
-    (whole weights have theirs beside them). Weights are read from safetensors only.
+    (whole weights have theirs beside them). Weights are read from safetensors only, and from pickles that are named by
+    `allow_pickle`, of these only the tensors.
 
     Raises:
         RunError: something of it is missing, damaged, or cannot be fetched; the message says what and what to do.
     """
     device = device or _best_device()
-    kind = {"dtype": _dtype(device), "trust_remote_code": trust_remote_code}
+    kind = {"dtype": _dtype(device), "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     if not folder.is_dir():
         raise _error(f"there is no folder '{folder}'", *near_paths(folder, folders=True))
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -69,7 +70,6 @@ def _load_tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase:
 
 
 def _load_whole(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
-    _check_weights(folder, WEIGHTS)
     return _from_folder(folder, kind, {})
 
 
@@ -77,7 +77,7 @@ def _load_adapted(
     folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any], overrides: Mapping[str, Any]
 ) -> PreTrainedModel:
     """The base model that the adapter in `folder` names, with the adapter on it."""
-    _check_weights(folder, (ADAPTER_WEIGHTS,))
+    pickles = _find_weights(folder, kind["allow_pickle"], ADAPTER)
     if importlib.util.find_spec("peft") is None:
         hint = "pip install 'dumbo-trainer[peft]'"
         raise _error(f"'{folder}' holds an adapter, and the package 'peft' is not installed", hint)
@@ -85,7 +85,7 @@ def _load_adapted(
     model = _load_base(folder, base, revision, kind, overrides)
     # What training did to the model before it was wrapped; rows that were trained lie in the adapter.
     model = fit_embeddings(model, tokenizer, lambda _: None)
-    return _put_on(model, folder)
+    return _put_on(model, folder, bool(pickles))
 
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
@@ -108,13 +108,13 @@ def _load_base(
     if Path(base).is_dir():
         if (Path(base) / ADAPTER_CONFIG).is_file():
             raise _error(f"the base model of '{folder}', '{base}', is an adapter itself", "merge that one first")
-        _check_weights(Path(base), WEIGHTS)
         return _from_folder(Path(base), kind, overrides)
     if not is_hub_name(base):
         hint = f"copy it back, or write where it is into base_model_name_or_path in {folder / ADAPTER_CONFIG}"
         raise _error(f"the base model of '{folder}' is missing: there is no folder '{base}'", hint)
     try:
-        return _from_pretrained(base, {**kind, "revision": revision}, overrides)
+        options = {key: value for key, value in kind.items() if key != "allow_pickle"}
+        return _from_pretrained(base, {**options, "revision": revision, "use_safetensors": True}, overrides)
     except DumboError:
         raise
     except Exception as error:
@@ -123,7 +123,7 @@ def _load_base(
         raise explain(error, Repository("model", base, revision)) from error
 
 
-def _put_on(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def _put_on(model: PreTrainedModel, folder: Path, pickled: bool) -> PreTrainedModel:
     """`model` with the adapter of `folder`: every weight of either finds its place, or it is an error."""
     from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -136,7 +136,11 @@ def _put_on(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)  # its own, for experts
             adapted = get_peft_model(model, options, autocast_adapter_dtype=False)
         assert isinstance(adapted, PeftModel)
-        weights = load_file(folder / ADAPTER_WEIGHTS)
+        weights = (
+            torch.load(folder / ADAPTER, map_location="cpu", weights_only=True)
+            if pickled
+            else load_file(folder / ADAPTER_WEIGHTS)
+        )
         report: Any = set_peft_model_state_dict(adapted, weights)
     except Exception as error:
         message = f"the adapter in '{folder}' does not fit its base model: {_first_line(error)}"
@@ -158,7 +162,9 @@ def _not_loaded(adapted: Any, missing: list[str]) -> list[str]:
 
 
 def _from_folder(folder: Path, kind: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
-    options = {**kind, "local_files_only": not kind["trust_remote_code"]}
+    pickles = _find_weights(folder, kind["allow_pickle"], MODEL)
+    options = {key: value for key, value in kind.items() if key != "allow_pickle"}
+    options |= {"local_files_only": not kind["trust_remote_code"], "use_safetensors": not pickles}
     try:
         return _from_pretrained(str(folder), options, overrides)
     except DumboError:
@@ -169,9 +175,9 @@ def _from_folder(folder: Path, kind: dict[str, Any], overrides: Mapping[str, Any
 
 def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
     if overrides:
-        where = {key: value for key, value in options.items() if key != "dtype"}
+        where = {key: value for key, value in options.items() if key not in ("dtype", "use_safetensors")}
         options = {**options, "config": override(AutoConfig.from_pretrained(name, **where), overrides)}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
     model: PreTrainedModel
     model, report = loaded
     if report["missing_keys"]:
@@ -180,14 +186,16 @@ def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str,
     return model
 
 
-def _check_weights(folder: Path, names: tuple[str, ...]) -> None:
-    if any((folder / name).is_file() for name in names):
-        return
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles:
-        message = f"'{folder}' has weights only as pickles ({pickles[0]}), which can run any code when they are opened"
-        raise _error(message, f"convert them to {names[0]} on a machine where that does no harm")
-    raise _error(f"'{folder}' has no weights ({names[0]})")
+def _find_weights(folder: Path, allowed: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    """The pickles that the weights are read from; none where they are safetensors."""
+    try:
+        pickles = pickles_to_read(folder, Permission(allowed, "--allow-pickle NAMES"), kind)
+    except PickleRefused as error:
+        message, *hints = error.args
+        raise _error(f"'{folder}' {message}", *hints) from error
+    if not pickles and not any((folder / name).is_file() for name in SAFETENSORS[kind]):
+        raise _error(f"'{folder}' has no weights ({SAFETENSORS[kind][0]})")
+    return pickles
 
 
 def _best_device() -> torch.device:

@@ -28,6 +28,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser, temperature: float
     parser.add_argument("--top-k", type=_whole, default=0, metavar="K", help="draw from the K likeliest tokens only")
     parser.add_argument("--seed", type=_whole, default=None, help="seed of what is drawn")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    parser.add_argument(
+        "--allow-pickle", action="append", default=[], metavar="FILE", help="weight file that may be a pickle"
+    )
     parser.add_argument("--raw", action="store_true", help="give the model the text as it is, without its format")
 
 
@@ -61,7 +64,11 @@ def open_for(options: argparse.Namespace) -> Opened:
         from dumbo.errors import DumboError
 
         raise DumboError("--system has no effect: with --raw there are no messages")
-    opened = open_model(options.run, raw=options.raw, trust_remote_code=options.trust_remote_code)
+    if options.trust_remote_code:
+        warning = "warning: --trust-remote-code: Python code that comes with the model may run, with all your rights"
+        print(warning, file=sys.stderr, flush=True)
+    allowed = tuple(options.allow_pickle)
+    opened = open_model(options.run, raw=options.raw, trust_remote_code=options.trust_remote_code, allow_pickle=allowed)
     if options.system:
         check_system(opened, options.system)
     if options.seed is not None:
@@ -115,8 +122,10 @@ def stream_answer(
 
 
 def to_stdout(text: str) -> None:
-    """Write a piece of an answer at once."""
-    sys.stdout.write(text)
+    """Write a piece of an answer at once; on a terminal its control characters, which could drive it, are signs."""
+    from dumbo.visible import made_visible
+
+    sys.stdout.write(made_visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -50,8 +50,8 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 rows are strange (`inspect`), 2 the user has something
-    to mend, 130 interrupted."""
+    """Run the command line and return its exit code: 0 done, 1 rows are strange (`inspect`) or something of ours is
+    wrong, 2 the user has something to mend, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -72,11 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report("stopped", 130)
     except Exception as error:
-        from dumbo.errors import DumboError
-
-        if debug or not isinstance(error, DumboError):
-            raise
-        return _report_error(error)
+        return _report_error(error, debug)
 
 
 def _top_level(words: Sequence[str]) -> int:
@@ -116,11 +112,13 @@ def _run_plugin_verb(verb: str, words: Sequence[str]) -> int:
     return run_plugin_verb(verb, words, tuple(VERBS))
 
 
-def _report_error(error: Exception) -> int:
+def _report_error(error: Exception, debug: bool) -> int:
+    """Print the error, or all of its traceback, without secrets; Python itself would print them."""
     from dumbo.errors import ConfigError, DataError, DumboError, Interrupted
     from dumbo.redact import redact_text
 
-    assert isinstance(error, DumboError)
+    if debug or not isinstance(error, DumboError):
+        return _report_traceback(error)
     rank = os.environ.get("RANK", "0")
     if rank != "0" and isinstance(error, ConfigError | DataError | Interrupted):
         # Every rank finds these, and the first one reports them. A launcher kills all processes as soon as one has
@@ -131,6 +129,17 @@ def _report_error(error: Exception) -> int:
     return _report(redact_text(str(error)), error.exit_code, f"rank {rank}: " if rank != "0" else "")
 
 
+def _report_traceback(error: Exception) -> int:
+    import traceback
+
+    from dumbo.redact import redact_text
+
+    lines = "".join(traceback.format_exception(error)).rstrip("\n")
+    return _report(redact_text(lines), getattr(error, "exit_code", 1))
+
+
 def _report(message: str, exit_code: int, prefix: str = "") -> int:
-    print(f"{prefix}{message}", file=sys.stderr)
+    from dumbo.visible import made_visible
+
+    print(f"{prefix}{made_visible(message)}", file=sys.stderr)
     return exit_code

@@ -16,6 +16,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.config.source import Source
 from dumbo.config.words import type_words, value_words
 from dumbo.errors import KeyPath, Problem, dotted
+from dumbo.redact import is_secret_name
 
 UNKNOWN_OPTION = "unknown option"
 _MOST_OPTIONS_SHOWN = 12
@@ -90,17 +91,20 @@ def _expected_got(details: ErrorDetails, path: KeyPath, source: Source, model: t
     value = _value_at(source.tree, path)
     if details["type"] == "too_short":
         return "needs at least one entry"
+    got = "what is not shown here" if any(is_secret_name(str(part)) for part in path) else value_words(value)
     parent = model_at(model, source.tree, path[:-1])
     field = parent.model_fields.get(str(path[-1])) if parent and path else None
     if field is not None:
-        return f"expected {type_words(field)}, got {value_words(value)}"
+        return f"expected {type_words(field)}, got {got}"
     message = details["msg"].replace("Input should be", "expected").replace("valid string", "text")
-    return f"{message}, got {value_words(value)}"
+    return f"{message}, got {got}"
 
 
 def _near_value(path: KeyPath, source: Source, model: type[RunConfig], details: ErrorDetails) -> tuple[str, ...]:
     value = _value_at(source.tree, path)
     name = str(path[-1]) if path else ""
+    if is_secret_name(name):
+        return ()
     if name in FOREIGN_MAPPINGS and isinstance(value, dict):
         return (FOREIGN_MAPPINGS[name],)
     parent = model_at(model, source.tree, path[:-1])

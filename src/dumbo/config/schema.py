@@ -15,6 +15,10 @@ Words = Annotated[tuple[str, ...], Strict(False)]
 """A list of texts, in YAML `[a, b]`; frozen, hence a tuple."""
 
 
+FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+"""The name of a file, without a folder."""
+
+
 class TokenizerSection(Section):
     """The tokenizer: where it comes from, and the tokens that are set or added."""
 
@@ -55,6 +59,9 @@ class ModelSection(Section):
     model."""
     trust_remote_code: bool = False
     """Run the Python code that the model's repository brings. It can do anything that you can; read it first."""
+    allow_pickle: Annotated[tuple[FileName, ...], Strict(False)] = ()
+    """Weight files that may be read though they are pickles, e.g. `[pytorch_model.bin]`; `pytorch_model-*.bin` means
+    several. Only their tensors are read: a file that asks for more is refused."""
     config_overrides: dict[str, Any] = Field(default_factory=dict)
     """Values of the model's own configuration to replace, e.g. `{rope_theta: 500000.0}`; unknown names are errors."""
     tokenizer: TokenizerSection = Field(default_factory=TokenizerSection)

@@ -13,6 +13,7 @@ from typing import Any
 
 from dumbo.config.yaml_tree import Tree, parse_yaml, plain_scalar
 from dumbo.errors import KeyPath, Place, Problem, dotted, key_path
+from dumbo.redact import is_secret_name, learn_secrets
 
 _COMMAND_LINE = Place("command line")
 _ENVIRONMENT = re.compile(r"\$\{env:([^}]*)\}")
@@ -51,6 +52,7 @@ def load_source(file: Path, overrides: Sequence[str] = ()) -> Source:
     for override in overrides:
         _apply_override(override, source, tree)
     source.tree = _fill_environment(source.tree, (), source, tree, os.environ)
+    learn_secrets(source.tree)
     return source
 
 
@@ -164,7 +166,9 @@ def _apply_override(override: str, source: Source, tree: Tree) -> None:
     path = key_path(key)
     value = parse_yaml(text, str(_COMMAND_LINE))
     if value.problems:
-        message = f"the value is not valid YAML: {text}"
+        message = "the value is not valid YAML"
+        if not any(is_secret_name(str(part)) for part in path):
+            message += f": {text}"
         source.problems.append(Problem(message, path, _COMMAND_LINE, ("put it in quotes if it is a text",)))
         return
     parent: Any = source.tree

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dumbo.redact import redact_text
+
 
 def type_words(field: FieldInfo) -> str:
     """What a field takes: `a whole number of at least 1`, `one of auto, float32, ...`."""
@@ -24,6 +26,7 @@ def value_words(value: Any) -> str:
     if isinstance(value, bool):
         return f"{str(value).lower()} (true or false)"
     if isinstance(value, str):
+        value = redact_text(value)  # before it is cut: half a secret is not recognised
         return f"'{value if len(value) <= 60 else value[:57] + '...'}' (a text)"
     if isinstance(value, dict):
         return "a mapping"

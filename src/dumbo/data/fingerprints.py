@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dumbo
 from dumbo.plugin_loader import BasePlugin, DataFormatPlugin, ReaderPlugin, TrainFormatPlugin
-from dumbo.redact import redact
+from dumbo.redact import redact_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ def tokens_key(
 
 def entry_options(entry: DatasetEntry) -> dict[str, Any]:
     """Everything that is said of an entry's records, without secrets: another signature is no other source."""
-    options: dict[str, Any] = redact(entry.model_dump(mode="json", exclude=set(_NOT_OF_ROWS) | {"data_format"}))
+    options: dict[str, Any] = redact_shapes(entry.model_dump(mode="json", exclude=set(_NOT_OF_ROWS) | {"data_format"}))
     # Texts of a format may look like secrets, and decide on the rows.
     return {**options, "data_format": entry.data_format.model_dump(mode="json")}
 

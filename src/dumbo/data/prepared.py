@@ -17,7 +17,7 @@ from dumbo.data.fingerprints import code_version, digest, entry_options
 from dumbo.data.preparing import FromReaders, Preparation, Task
 from dumbo.data.records import Record
 from dumbo.data.sources import Records, Source
-from dumbo.data.store import Store, open_store
+from dumbo.data.store import KEY, Store, open_store
 from dumbo.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class FromFolder:
             facts = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if facts["format"] != _FORMAT:
                 raise ConfigError.at(_KEY, f"{folder} was prepared by another version of dumbo", _AGAIN)
+            if not all(KEY.fullmatch(source["folder"]) for source in facts["sources"]):
+                raise ValueError("a source is named that does not lie in the folder")
             return cls(folder, facts["sources"], facts["code"])
         except OSError as error:
             hint = f"dumbo preprocess CONFIG --output {folder} makes it, and is to be started again if it was stopped"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 VARIABLE = "DUMBO_CACHE"
 """The environment variable that names the folder of the cache."""
 
-_KEY = re.compile("(once-)?[0-9a-f]{32}")
+KEY = re.compile("(once-)?[0-9a-f]{32}")
+"""The names of folders of prepared sources."""
 
 _ABOUT, _PARTIAL, _LOCK, _ROWS = "about.json", ".partial", ".lock", ".rows.json"
 
@@ -184,7 +185,7 @@ class Store:
 
     def _entry(self, folder: Path) -> Prepared | None:
         key = folder.name.removesuffix(_PARTIAL)
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             return None  # It is somebody else's.
         try:
             size = sum(file.stat().st_size for file in folder.iterdir())

@@ -37,11 +37,14 @@ class Opened:
     """What writes its prompts, in a word or two."""
 
 
-def open_model(path: Path, raw: bool = False, trust_remote_code: bool = False) -> Opened:
+def open_model(
+    path: Path, raw: bool = False, trust_remote_code: bool = False, allow_pickle: tuple[str, ...] = ()
+) -> Opened:
     """Load the model of a run's folder, of a checkpoint, or of any folder with a model.
 
     Prompts are written by the run's own train format, without a run by the tokenizer's chat template, and without one,
-    or with `raw`, as they are. Whether a model's own code may run is for `trust_remote_code` to say, not for the run.
+    or with `raw`, as they are. Whether a model's own code may run, and which files may be pickles, is for
+    `trust_remote_code` and `allow_pickle` to say, not for the run.
 
     Raises:
         RunError: there is no model, or its train format cannot be had.
@@ -55,7 +58,10 @@ def open_model(path: Path, raw: bool = False, trust_remote_code: bool = False) -
 
     quieten_libraries()
     model, tokenizer = load_for_inference(
-        folder, trust_remote_code=trust_remote_code, config_overrides=_config_overrides(tree)
+        folder,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        config_overrides=_config_overrides(tree),
     )
     writer: Writer = PlainPromptWriter(tokenizer)
     name = _AS_IT_IS

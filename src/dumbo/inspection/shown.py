@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,11 +11,10 @@ from dumbo.data.train_format import Explanation
 from dumbo.errors import Place, Problem
 from dumbo.inspection.tally import num_trained
 from dumbo.output.numerals import count, percent
+from dumbo.visible import made_visible
 
 TRAINED, MASKED, STRADDLING = "trained", "masked", "straddling"
 SPECIAL = "special"
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +108,3 @@ def show_bad_rows(problems: Sequence[Problem]) -> list[ShownRow]:
     """What is shown of rows that cannot be used, in the order of the files."""
     in_order = sorted(problems, key=lambda problem: problem.place or Place(""))
     return [ShownRow(str(problem.place or "a row"), problems=(problem,)) for problem in in_order]
-
-
-def made_visible(text: str) -> str:
-    """`text` with a sign for each control character but tabs and ends of lines: none reaches the terminal."""
-    return _CONTROL.sub(_sign, text)
-
-
-def _sign(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return chr(0x2400 + code) if code < 0x20 else ("␡" if code == 0x7F else "\ufffd")

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dumbo.inspection.shown import ShownRow, made_visible
+from dumbo.inspection.shown import ShownRow
 from dumbo.inspection.tally import Tally
 from dumbo.output.numerals import count, percent
+from dumbo.visible import made_visible
 
 if TYPE_CHECKING:
     from dumbo.data.sources import Source

@@ -11,8 +11,9 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from dumbo.console import Console
-from dumbo.inspection.shown import MASKED, STRADDLING, TRAINED, ShownRow, Token, made_visible
+from dumbo.inspection.shown import MASKED, STRADDLING, TRAINED, ShownRow, Token
 from dumbo.inspection.tables import Table, message_table
+from dumbo.visible import made_visible
 
 if TYPE_CHECKING:
     from dumbo.errors import Problem
@@ -103,7 +104,8 @@ class Screen:
                 self._rich.print(Text(_INDENT).append_text(line), soft_wrap=True)
             return
         text = "".join(_marked("".join(token.visible for token in tokens), state) for state, tokens in row.runs())
-        self.console.say(textwrap.indent(text.rstrip(), _INDENT))
+        # Not as a line of the run's: what looks like a secret here is what is trained.
+        print(textwrap.indent(text.rstrip(), _INDENT), file=self._rich.file)
 
 
 def _style(token: Token) -> str:

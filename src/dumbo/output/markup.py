@@ -9,11 +9,10 @@ from typing import Any, NewType
 
 from dumbo.output.numerals import count
 from dumbo.redact import redact_text
+from dumbo.visible import made_visible
 
 Html = NewType("Html", str)
 """Text that is markup; everything else passes `text` before it enters a page."""
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def text(value: Any, limit: int = 4000) -> Html:
@@ -21,12 +20,7 @@ def text(value: Any, limit: int = 4000) -> Html:
     words = redact_text(str(value))
     rest = f" … ({count(len(words) - limit)} more characters)" if len(words) > limit else ""
     words = words[:limit].replace("\r\n", "\n")
-    return Html(escape(_CONTROL.sub(_visible, words) + rest))
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return chr(0x2400 + code) if code < 0x20 else ("␡" if code == 0x7F else "�")
+    return Html(escape(made_visible(words) + rest))
 
 
 def built(part: Callable[..., Html], *about: Any) -> Html:

@@ -11,9 +11,10 @@ from dumbo.data.encoding import decode_each
 from dumbo.data.records import IGNORED, Example, Origin
 from dumbo.data.train_format import Explanation, MessageTokens
 from dumbo.errors import Place, Problem
-from dumbo.inspection.shown import Token, made_visible, show_bad_rows, show_row
+from dumbo.inspection.shown import Token, show_bad_rows, show_row
 from dumbo.inspection.terminal import Screen
 from dumbo.inspection.tokens import special_tokens
+from dumbo.visible import made_visible
 from tests import builders
 
 ORIGIN = Origin("rows.jsonl", 3)

@@ -111,6 +111,20 @@ def test_whatever_a_run_holds_is_text(tmp_path):
     assert "alert(1)" in words(text)
 
 
+def test_whatever_compared_runs_hold_is_text(tmp_path):
+    rows = [{"step": i, f"train/{EVIL}": i, "train/loss": 1.0} for i in range(5)]
+    config = fake_runs.CONFIG | {EVIL: {EVIL: EVIL}}
+    samples = [{"step": 0, "prompt": EVIL, "reference": EVIL, "output": EVIL}]
+    names = ("<img src=x onerror=alert(1)>", "javascript:alert(1)")
+    folders = [write_fake_run(tmp_path / name, rows=rows, samples=samples, config=config) for name in names]
+    runs = [read_run(folder) for folder in folders]
+    page = Page(comparison_html(runs, labels_of(runs)))
+    assert page.named("img") == []
+    assert len([a for a in page.named("script") if a.get("type") != "application/json"]) <= 1
+    assert not [k for _, a in page.elements for k in a if k.startswith("on")]
+    assert not [a for a in page.named("a") if not a["href"].startswith("#")]
+
+
 def test_control_characters_are_made_visible(tmp_path):
     samples = [{"step": 0, "prompt": "p", "output": "a\0b\x1b[31mc\td\r\ne\x85f"}]
     text = report_of(tmp_path / "r", samples=samples)

@@ -49,6 +49,8 @@ class _Conversation:
     def talk(self) -> int:
         """Read, answer, and so on."""
         from dumbo.errors import DumboError
+        from dumbo.redact import redact_text
+        from dumbo.visible import made_visible
 
         while True:
             try:
@@ -64,7 +66,7 @@ class _Conversation:
                 elif text:
                     self._answer(text)
             except DumboError as error:
-                print(f"{error}\n    /new starts another conversation")
+                print(f"{made_visible(redact_text(str(error)))}\n    /new starts another conversation")
             except KeyboardInterrupt:
                 print("  (stopped)")
 

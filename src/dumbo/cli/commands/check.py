@@ -56,6 +56,7 @@ def _check_rows(checked: Configured) -> None:
     Raises:
         DumboError: rows that cannot be used, unless the configuration drops them; a tokenizer that cannot be loaded.
     """
+    from dumbo.console import Console
     from dumbo.data.source_encoder import SourceEncoder, common_template
     from dumbo.data.sources import read_sources
     from dumbo.inspection.anomalies import find_anomalies, rows
@@ -74,7 +75,8 @@ def _check_rows(checked: Configured) -> None:
         asked.append(True)
         return (record for source in sources if not source.entry.held_out for record in source.records)
 
-    bind_services(plugins, "check", print, records)
+    say = Console().say
+    bind_services(plugins, "check", say, records)
     sources += read_sources(config, plugins, limit=ROWS)
     tokenizer = load_tokenizer(config, plugins)
     if asked:
@@ -88,6 +90,6 @@ def _check_rows(checked: Configured) -> None:
         bad = source.bad.count
         dropped = f", {bad} bad row{'s' if bad > 1 else ''} dropped" if bad else ""
         tokens = f"{count(tally.tokens)} tokens, {percent(tally.share)} trained"
-        print(f"  {source.label}: {rows(tally.rows)}, {tokens}{dropped}")
+        say(f"  {source.label}: {rows(tally.rows)}, {tokens}{dropped}")
         for anomaly in find_anomalies(source, tally, encoder.warnings):
-            print(f"  warning: {anomaly}")
+            say(f"  warning: {anomaly}")

@@ -46,9 +46,11 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror or error}") from error
     from dumbo.output.run_text import run_text
+    from dumbo.redact import redact_text
+    from dumbo.visible import made_visible
 
     for record in runs:
-        print("\n".join(run_text(record)))
+        print(made_visible(redact_text("\n".join(run_text(record)))))
     print(file)
     return 0
 

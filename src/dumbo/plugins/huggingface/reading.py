@@ -22,6 +22,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from dumbo.data.records import Origin, Row
 from dumbo.data.slices import SplitSlice, empty_slice
 from dumbo.errors import ConfigError, DumboError
+from dumbo.plugins.huggingface.limits import is_checked, refuse_outside, refuse_outside_saved
 from dumbo.plugins.huggingface.load_errors import explained
 from dumbo.plugins.huggingface.sources import (
     DEFAULT_SPLIT,
@@ -80,20 +81,23 @@ def _load(options: HuggingfaceOptions, split: str, cache: str | None, commit: st
     if kind_of(options.path) is Kind.SAVED:
         return _load_saved(options, split)
     files = files_of(options)
-    return datasets.load_dataset(
-        str(Path(options.path).expanduser()) if kind_of(options.path) is Kind.FOLDER else options.path,
-        name=options.name,
-        data_files=[str(Path(file).expanduser()) if file.startswith("~") else file for file in files] or None,
-        data_dir=options.data_dir,
-        split=split,
-        revision=commit,
-        streaming=options.streaming,
-        cache_dir=cache,
-    )
+    path = str(Path(options.path).expanduser()) if kind_of(options.path) is Kind.FOLDER else options.path
+    where: dict[str, Any] = {
+        "name": options.name,
+        "data_files": [str(Path(file).expanduser()) if file.startswith("~") else file for file in files] or None,
+        "data_dir": options.data_dir,
+        "revision": commit,
+        "cache_dir": cache,
+    }
+    if is_checked(options):
+        found = datasets.load_dataset_builder(path, **where).config.data_files or {}
+        refuse_outside((file for names in found.values() for file in names), options)
+    return datasets.load_dataset(path, split=split, streaming=options.streaming, **where)
 
 
 def _load_saved(options: HuggingfaceOptions, split: str) -> Any:
     """A split of a folder of `save_to_disk`, which may have no splits."""
+    refuse_outside_saved(options)
     loaded = datasets.load_from_disk(str(Path(options.path).expanduser()))
     splits = loaded if isinstance(loaded, datasets.DatasetDict) else {str(loaded.split or DEFAULT_SPLIT): loaded}
     if split not in splits:

@@ -43,6 +43,8 @@ def _architecture_problems(model: ModelSection) -> Iterator[Problem]:
     key = "model.architecture"
     if model.base_model:
         yield Problem("a model is named in base_model too; keep one of them", key_path(key))
+    if model.allow_pickle:
+        yield Problem("random weights are read from no file; leave it out", key_path("model.allow_pickle"))
     if model.revision is not None:
         yield Problem("there is no revision of random weights; leave 'revision' out", key_path("model.revision"))
     if model.config_overrides:

@@ -27,6 +27,8 @@ class Source:
     folder: Path
     commit: str | None = None
     """Commit of a hub repository; None for a local folder."""
+    pickles: tuple[str, ...] = ()
+    """The files that its weights are read from, where they are no safetensors."""
 
     def load_kwargs(self, trusted: bool) -> dict[str, Any]:
         """Arguments for `from_pretrained` and its like: what was fetched, and nothing newer.
@@ -39,15 +41,18 @@ class Source:
         return {"revision": self.commit, "local_files_only": not trusted}
 
 
-def fetch(name: str, revision: str | None, key: str, *, weights: bool, trusted: bool) -> Source:
-    """Return the files of `name`, a folder or hub name; `weights` with its safetensors, `trusted` with its code.
+def fetch(
+    name: str, revision: str | None, key: str, *, weights: bool, trusted: bool, pickles: tuple[str, ...] = ()
+) -> Source:
+    """Return the files of `name`, a folder or hub name; `weights` with its safetensors, and with the `pickles` that are
+    named, `trusted` with its code.
 
     Raises RunError, for the option `key`, where the hub says no or cannot be reached.
     """
     folder = as_folder(name)
     if folder is not None:
         return Source(str(folder), folder)
-    wanted = [*DESCRIPTION, *(["*.py"] if trusted else []), *([SINGLE_FILE] if weights else [])]
+    wanted = [*DESCRIPTION, *(["*.py"] if trusted else []), *([SINGLE_FILE, *pickles] if weights else [])]
     try:
         folder = _snapshot(name, revision, wanted, weights)
         shards = shard_names(folder) if weights else []

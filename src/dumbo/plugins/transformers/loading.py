@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dumbo.bridge.config_overrides import override
+from dumbo.bridge.pickles import Permission, PickleRefused, pickles_to_read
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
@@ -18,7 +20,8 @@ from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.folders import model_folder_problem, name_problem, place_of
 from dumbo.plugins.transformers.hub import Source, fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
-from dumbo.plugins.transformers.weights import check_files, loading_problem, missing_weights, say_unexpected
+from dumbo.plugins.transformers.trust import say_code
+from dumbo.plugins.transformers.weights import check_files, listed, loading_problem, missing_weights, say_unexpected
 
 DTYPES = MappingProxyType(
     {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,6 +35,7 @@ OWN_OPTIONS = frozenset(
         "revision",
         "trust_remote_code",
         "use_safetensors",
+        "weights_only",
     }
 )
 """Arguments of `from_pretrained` that no other plugin may set."""
@@ -51,6 +55,8 @@ class ModelRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for `from_pretrained` that other plugins ask for."""
+    pickles: tuple[str, ...] = ()
+    """Files that may be read though they are pickles."""
 
     @classmethod
     def of_run(cls, config: RunConfig, extra: Mapping[str, Any]) -> ModelRequest:
@@ -67,6 +73,7 @@ class ModelRequest:
             trusted=model.trust_remote_code,
             overrides=model.config_overrides,
             extra=extra,
+            pickles=model.allow_pickle,
         )
 
     @classmethod
@@ -93,12 +100,14 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     if problem:
         raise ConfigError([problem])
     options = load_options(request)
+    say_code(source.folder, "config.json", request.name, request.trusted, say)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.name,
             config=config,
             trust_remote_code=request.trusted,
-            use_safetensors=True,
+            use_safetensors=not source.pickles,
+            weights_only=True,  # of a pickle, the tensors
             ignore_mismatched_sizes=True,  # The report names all of them with their shapes; an exception names none.
             output_loading_info=True,
             adapter_kwargs={"local_files_only": True},  # That there is no adapter was made sure of.
@@ -111,25 +120,52 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     model, info = loaded
     judge(info, request)
     say_unexpected(info, say)
+    if source.pickles:
+        say(f"model: only the tensors were read of the pickles {listed(source.pickles)}, and no code of theirs was run")
     say(described(model, request))
     return model
 
 
 def find_model(request: ModelRequest) -> Source:
-    """Return the model's files, having made sure that they are those of a whole model in safetensors."""
+    """Return the model's files, having made sure that they are those of a whole model, in safetensors unless the user
+    has named other files."""
     problem = name_problem(request.name, request.key)
     if problem:
         raise ConfigError([problem])
-    source = fetch(request.name, request.revision, request.key, weights=True, trusted=request.trusted)
+    source = fetch(
+        request.name, request.revision, request.key, weights=True, trusted=request.trusted, pickles=request.pickles
+    )
     problem = model_folder_problem(source.folder, request.name, request.key)
     if problem:
         raise ConfigError([problem])
+    pickles = find_pickles(source.folder, request)
+    if pickles:
+        return replace(source, pickles=pickles)
     without = missing_weights(source.folder)
     if without:
         message, hints = without
         raise ConfigError([request.problem(f"'{request.name}' {message}", *hints)])
     check_files(source.folder)
     return source
+
+
+def find_pickles(folder: Path, request: ModelRequest) -> tuple[str, ...]:
+    """The files that the weights are read from, where there are no safetensors and the user has named them all.
+
+    Raises:
+        ConfigError: a pickle is not named, or one is named that is not read.
+        RunError: one holds more than tensors.
+    """
+    try:
+        found = pickles_to_read(folder, Permission(request.pickles, "model.allow_pickle: [NAMES]"))
+    except PickleRefused as error:
+        message, *hints = error.args
+        raise ConfigError([request.problem(f"'{request.name}' {message}", *hints)]) from error
+    unread = [name for name in request.pickles if not Permission((name,), "").covers_any(found)]
+    if unread:
+        message = f"'{unread[0]}' is allowed for nothing: no weights of '{request.name}' are read from it"
+        raise ConfigError.at("model.allow_pickle", message, "leave it out")
+    return found
 
 
 def read_config(source: Source, request: ModelRequest) -> PreTrainedConfig:

@@ -31,6 +31,7 @@ class TransformersPlugin(BasePlugin):
             "model.dtype",
             "model.attention",
             "model.trust_remote_code",
+            "model.allow_pickle",
             "model.config_overrides",
             "model.tokenizer",
             "model.tokenizer.path",

@@ -15,6 +15,7 @@ from dumbo.plugins.transformers.folders import name_problem, tokenizer_folder_pr
 from dumbo.plugins.transformers.hub import fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
 from dumbo.plugins.transformers.padding import set_pad_token
+from dumbo.plugins.transformers.trust import say_code
 from dumbo.tokenizers.section import NAMED_TOKENS, read_template
 
 Say = Callable[[str], None]
@@ -26,7 +27,7 @@ def load_tokenizer(config: RunConfig, model: PreTrainedModel | None, say: Say) -
     Raises ConfigError for what the configuration can mend, RunError for what is wrong with hub, network or files.
     """
     section = config.model.tokenizer
-    tokenizer = read_tokenizer(config)
+    tokenizer = read_tokenizer(config, say)
     if section.chat_template is not None:
         tokenizer.chat_template = read_template(section.chat_template)
     if not tokenizer.chat_template:
@@ -46,7 +47,7 @@ def load_tokenizer(config: RunConfig, model: PreTrainedModel | None, say: Say) -
     return tokenizer
 
 
-def read_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+def read_tokenizer(config: RunConfig, say: Say) -> PreTrainedTokenizerBase:
     """Return the tokenizer as its files have it."""
     model, path = config.model, config.model.tokenizer.path
     name, key = (path, "model.tokenizer.path") if path else (model.base_model, "model.base_model")
@@ -62,6 +63,7 @@ def read_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     if problem:
         raise ConfigError([problem])
     options = source.load_kwargs(model.trust_remote_code)
+    say_code(source.folder, "tokenizer_config.json", name, model.trust_remote_code, say)
     try:
         return AutoTokenizer.from_pretrained(source.name, trust_remote_code=model.trust_remote_code, **options)
     except Exception as error:

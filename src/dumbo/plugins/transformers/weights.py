@@ -11,7 +11,6 @@ from dumbo.plugins.transformers.folders import read_object
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SHOWN = 4
 
 
@@ -36,13 +35,6 @@ def missing_weights(folder: Path) -> tuple[str, tuple[str, ...]] | None:
     """Why `folder` has no safetensors weights at all, with hints; None if it has."""
     if (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file():
         return None
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles:
-        message = f"has weights only as pickles ({listed(pickles)}), which can run any code when they are opened"
-        return message, (
-            "on a machine where that does no harm, convert them:",
-            "model = AutoModelForCausalLM.from_pretrained(FOLDER); model.save_pretrained(NEW_FOLDER)",
-        )
     others = sorted(file.name for pattern in ("*.gguf", "*.safetensors") for file in folder.glob(pattern))
     if others:
         message = f"has no {SINGLE_FILE} or {INDEX_FILE}, only {listed(others)}"
