@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from dumbo.errors import ConfigError, KeyPath, Problem, dotted
+from dumbo.redact import REDACTED
 
 
 class Change(Enum):
@@ -63,7 +64,7 @@ def _differences(before: Any, now: Any, path: KeyPath) -> Iterator[tuple[KeyPath
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for place, (old, new) in enumerate(zip(before, now, strict=True)):
             yield from _differences(old, new, (*path, place))
-    elif before != now:
+    elif before != now and REDACTED not in f"{before}{now}":  # which secret it was, nobody knows
         yield path, (before, now)
 
 
