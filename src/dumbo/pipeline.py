@@ -59,6 +59,7 @@ def _train(configured: Configured, console: Console, launch: Launch) -> Artifact
             console=console,
             output_dir=run.folder,
             stream=datasets.stream,
+            find_origin=datasets.find_origin,
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)

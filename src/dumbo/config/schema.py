@@ -8,6 +8,7 @@ from pydantic import Field, Strict
 
 from dumbo.config.arguments import TrainerArguments
 from dumbo.config.data_section import DataSection
+from dumbo.config.faults_section import FaultsSection
 from dumbo.config.section import Section
 
 Words = Annotated[tuple[str, ...], Strict(False)]
@@ -95,6 +96,8 @@ class TrainerSection(Section):
     """Batch sizes, optimizer, schedule, precision, logging: the names of Transformers' `TrainingArguments`."""
     data: DataSection = Field(default_factory=DataSection)
     """Options of all datasets together."""
+    faults: FaultsSection = Field(default_factory=FaultsSection)
+    """What to do when a step goes wrong."""
     output_dir: Annotated[str, Field(min_length=1)] | None = None
     """The run's folder; by default `runs/<config>-<time>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

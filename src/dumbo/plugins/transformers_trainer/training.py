@@ -54,6 +54,10 @@ def build(job: Job, services: Services) -> TransformersRun:
     if ours.fp16 and theirs.device.type == "cpu":
         message = "float16 needs a GPU, and this run is on the CPU"
         problems.append(Problem(message, ("trainer", "arguments", "fp16"), hints=("bf16: true works on a CPU",)))
+    if job.config.trainer.faults.on_oom == "halve" and services.world_size > 1:
+        message = "a step cannot be made again while other processes wait in it for this one"
+        hint = "write fail, and a smaller trainer.arguments.physical_batch_size"
+        problems.append(Problem(message, ("trainer", "faults", "on_oom"), hints=(hint,)))
     if job.build_optimizer is None:
         problems += optimizer_problems(ours, theirs, job.model)
     if job.build_scheduler is None:
