@@ -82,7 +82,10 @@ class OpenRun:
     def _open_trackers(self) -> None:
         tree = resolved_tree(self.configured.source)
         write_run_file(self.folder, tree, self.configured.source.file.parent)
-        collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
+        collectors: list[tuple[str, MetricsCollector]] = [
+            ("console", self.console),
+            ("metrics.jsonl", MetricsFile(self.console.say)),
+        ]
         for name, collector in self.configured.plugins.call_each(LoggingPlugin):
             collectors.append((name, collector))
         self.metrics = Metrics(collectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ class Summary:
         """Nothing is written before the first `write`."""
         self._folder, self._enabled = folder, enabled
         self._began = time.monotonic()
+        self._was_refused = False
         self._facts: dict[str, Any] = {
             "name": folder.name,
             "outcome": "running",
@@ -57,7 +59,7 @@ class Summary:
     def write(self) -> None:
         """Write all facts, under a temporary name until they are whole; secrets are left out.
 
-        A disk that refuses is told of once: no run ends for want of its summary.
+        A disk that refuses is told of once, and tried again with the next fact: no run ends for want of its summary.
         """
         if not self._enabled or not self._folder.is_dir():
             return
@@ -67,8 +69,11 @@ class Summary:
             partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             partial.replace(self._folder / FILE_NAME)
         except OSError as error:
-            self._enabled = False
-            print(f"dumbo: {FILE_NAME} cannot be written any more: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            if not self._was_refused:
+                self._was_refused = True
+                print(f"dumbo: {FILE_NAME} cannot be written: {error}", file=sys.stderr)
 
 
 def _plain(name: str, value: Any) -> Any:

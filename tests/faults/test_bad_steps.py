@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: nothing of them reaches the weights, and too many in a row end the run."""
+"""Steps whose loss or gradient is not finite: nothing of them reaches the weights; too many in a row end the run."""
 
 import json
 import math

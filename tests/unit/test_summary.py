@@ -62,4 +62,4 @@ def test_a_disk_that_refuses_is_told_of_once(tmp_path, capsys):
     summary = Summary(tmp_path, Path("run.yaml"), [], enabled=True)
     summary.note("steps", 1)
     summary.note("steps", 2)
-    assert capsys.readouterr().err.count("summary.json cannot be written any more") == 1
+    assert capsys.readouterr().err.count("summary.json cannot be written") == 1

@@ -14,12 +14,14 @@ from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dumbo.bridge.bad_rows_file import describe_rows, write_rows
+from dumbo.bridge.memory import saved_bytes
 from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
 from dumbo.bridge.random_state import RandomState
 from dumbo.bridge.splitting import describe_batch, split_batch
 from dumbo.bridge.step_guard import StepGuard, bad_step_error
 from dumbo.data.plan import BatchPlan
 from dumbo.data.records import Origin
+from dumbo.disk import warn_of_little_space
 from dumbo.errors import RunError, TrainingStopped
 from dumbo.job import Job
 from dumbo.losses.token import count_supervised
@@ -79,6 +81,11 @@ class GuardedTrainer(Trainer):
             TrainingStopped: a step cannot be made.
             RunError: memory is not enough, or a step hangs.
         """
+        if self.args.should_save:
+            # A checkpoint goes when the next one is whole.
+            checkpoints = 0 if self.args.save_strategy == "no" else 1 + (self.args.save_total_limit or 1)
+            needed = saved_bytes(self._job.model, checkpoints)
+            warn_of_little_space(self._job.output_dir, needed, self._job.console.say)
         if self._faults.step_timeout is not None:
             rank = f"-rank{self.args.process_index}" if self.args.process_index else ""
             report = f"stalled-step-{{step}}{rank}.txt"
@@ -174,14 +181,17 @@ class GuardedTrainer(Trainer):
             raise kind(self._memory_message(f"step {number} has a forward pass of {size}", error)) from error
         self._halvings += 1
         self._job.console.say(
-            f"memory is not enough for a forward pass of {size}: step {number} is made again in halves, as are all after it"
+            f"memory is not enough for a forward pass of {size}: "
+            f"step {number} is made again in halves, and so are all after it"
         )
 
     def _memory_message(self, where: str, error: BaseException) -> str:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         rows = self._job.config.trainer.arguments.physical_batch_size
         ways = [f"a smaller trainer.arguments.physical_batch_size (it is {rows})"] if rows > 1 else []
-        ways += [] if getattr(self._job.model, "is_gradient_checkpointing", False) else ["gradient_checkpointing: true"]
+        # Transformers 5.20 renamed it.
+        checkpoints = getattr(self.args, "activation_checkpointing", self.args.gradient_checkpointing)
+        ways += [] if checkpoints else ["gradient_checkpointing: true"]
         ways += ["a smaller trainer.data.sequence_length"]
         ways += ["trainer.faults.on_oom: halve"] if self._faults.on_oom == "fail" and rows > 1 else []
         told = f"{describe_memory(self.args.device)}\n    ({reason})"

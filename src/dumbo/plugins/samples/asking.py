@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,8 @@ class AskingCallback(TrainerCallback):
             file.with_name("samples.jsonl.partial").write_text("".join(lines), encoding="utf-8")
             file.with_name("samples.jsonl.partial").replace(file)
         except OSError as error:  # no training ends for want of its samples
+            with contextlib.suppress(OSError):
+                file.with_name("samples.jsonl.partial").unlink()
             self._services.say(f"samples.jsonl cannot be written: {error}")
 
 

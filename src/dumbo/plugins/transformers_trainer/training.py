@@ -15,6 +15,7 @@ from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
 from dumbo.data.plan import describe_plan
 from dumbo.data.streaming import Stream
+from dumbo.disk import naming_refusals
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -31,8 +32,13 @@ class TransformersRun:
         return self.trainer.train_to_end()
 
     def save_model(self, folder: Path) -> None:
-        """Write model and tokenizer."""
-        self.trainer.save(folder)
+        """Write model and tokenizer.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        with naming_refusals(folder):
+            self.trainer.save(folder)
 
 
 def build(job: Job, services: Services) -> TransformersRun:
