@@ -42,6 +42,19 @@ def naming_refusals(folder: Path) -> Iterator[None]:
         raise RunError(f"the model could not be written to {folder}: {reason}\n    {room}") from error
 
 
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """The path to write `file` to: it gets its own name when it is whole, and is removed where it is not."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
 class LineFile:
     """A file to which whole lines are appended. Lines that the disk refuses wait for the next one; half a line is never
     in the file."""

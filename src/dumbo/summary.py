@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dumbo import __version__
+from dumbo.disk import written_whole
 from dumbo.errors import PluginError
 from dumbo.redact import redact
 
@@ -64,13 +64,11 @@ class Summary:
         if not self._enabled or not self._folder.is_dir():
             return
         facts = {**self._facts, "seconds": round(time.monotonic() - self._began, 1)}
-        partial = self._folder / f"{FILE_NAME}.partial"
         try:
-            partial.write_text(json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.replace(self._folder / FILE_NAME)
+            with written_whole(self._folder / FILE_NAME) as partial:
+                text = json.dumps(redact(facts), indent=1, ensure_ascii=False) + "\n"
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             if not self._was_refused:
                 self._was_refused = True
                 print(f"dumbo: {FILE_NAME} cannot be written: {error}", file=sys.stderr)
