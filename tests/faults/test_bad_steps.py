@@ -8,6 +8,7 @@ import torch
 
 from dumbo.cli.main import main
 from tests import builders
+from tests.distributed.test_two_processes import torchrun
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, weights_of
 
 # The loss or the gradient is spoilt in the steps that a file names; what every step leaves is kept beside it.
@@ -184,3 +185,28 @@ def test_one_ends_it_at_the_first_and_null_never(run):
 
 def test_what_is_no_number_of_steps_is_refused(run):
     assert "trainer.faults.bad_steps" in run(2, trainer__faults={"bad_steps": 0})
+
+
+def test_two_processes_skip_a_step_that_is_bad_on_one_of_them(tmp_path, model_folder, rows_file):
+    """Its gradient is finite there too, so that nothing but the loss tells."""
+    (tmp_path / "own.py").write_text(
+        SPOILING.replace("Path(__file__).parent", 'Path(__file__).parent / os.environ["RANK"]')
+    )
+    (tmp_path / "own.py").write_text("import os\n" + (tmp_path / "own.py").read_text())
+    for rank, loss in (("0", {}), ("1", {"1": "nan", "4": "nan", "5": "nan"})):
+        (tmp_path / rank).mkdir()
+        (tmp_path / rank / "spoil.json").write_text(json.dumps({"loss": loss, "gradient": {}}))
+    changes = {"trainer.faults.bad_steps": 2, "trainer.arguments.physical_batch_size": 1}
+    # The plugin counts four passes for a step, and each process makes two.
+    file = builders.write_config(tmp_path, model_folder, rows_file, STEPS | changes)
+    text = (tmp_path / "own.py").read_text()
+    (tmp_path / "own.py").write_text(text.replace("// sizes.physical_batch_size", "// sizes.physical_batch_size // 2"))
+    result = torchrun(file)
+    assert result.returncode != 0
+    assert "step 2 is skipped: the loss is not finite" in result.stdout
+    assert "step 6: the loss is not finite, for the 2nd step in a row" in result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "bad-step-000006.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and len({row["row"] for row in rows}) == 4, "of both processes"
+    assert "stopped after step 5 of 6" in result.stdout
+    kept = weights_of(tmp_path / "out" / "checkpoints" / "step-000005")
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())

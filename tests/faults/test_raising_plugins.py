@@ -134,11 +134,9 @@ class WitnessPlugin(BasePlugin, MetricsCollector):
 """
 EVENTS = (
     "on_train_begin",
-    "on_epoch_begin",
     "on_step_begin",
     "on_substep_end",
     "on_pre_optimizer_step",
-    "on_optimizer_step",
     "on_step_end",
     "on_log",
     "on_evaluate",
