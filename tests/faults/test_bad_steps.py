@@ -9,6 +9,7 @@ import torch
 from dumbo.cli.main import main
 from tests import builders
 from tests.distributed.test_two_processes import torchrun
+from tests.numerics.training import build_trainer, random_rows, tiny_llama
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, weights_of
 
 # The loss or the gradient is spoilt in the steps that a file names; what every step leaves is kept beside it.
@@ -189,18 +190,15 @@ def test_what_is_no_number_of_steps_is_refused(run):
 
 def test_two_processes_skip_a_step_that_is_bad_on_one_of_them(tmp_path, model_folder, rows_file):
     """Its gradient is finite there too, so that nothing but the loss tells."""
-    (tmp_path / "own.py").write_text(
-        SPOILING.replace("Path(__file__).parent", 'Path(__file__).parent / os.environ["RANK"]')
-    )
-    (tmp_path / "own.py").write_text("import os\n" + (tmp_path / "own.py").read_text())
+    # The plugin counts four passes for a step, and each process makes two.
+    own = SPOILING.replace("Path(__file__).parent", 'Path(__file__).parent / __import__("os").environ["RANK"]')
+    own = own.replace("// sizes.physical_batch_size", "// sizes.physical_batch_size // 2")
+    (tmp_path / "own.py").write_text(own)
     for rank, loss in (("0", {}), ("1", {"1": "nan", "4": "nan", "5": "nan"})):
         (tmp_path / rank).mkdir()
         (tmp_path / rank / "spoil.json").write_text(json.dumps({"loss": loss, "gradient": {}}))
     changes = {"trainer.faults.bad_steps": 2, "trainer.arguments.physical_batch_size": 1}
-    # The plugin counts four passes for a step, and each process makes two.
     file = builders.write_config(tmp_path, model_folder, rows_file, STEPS | changes)
-    text = (tmp_path / "own.py").read_text()
-    (tmp_path / "own.py").write_text(text.replace("// sizes.physical_batch_size", "// sizes.physical_batch_size // 2"))
     result = torchrun(file)
     assert result.returncode != 0
     assert "step 2 is skipped: the loss is not finite" in result.stdout
@@ -210,3 +208,25 @@ def test_two_processes_skip_a_step_that_is_bad_on_one_of_them(tmp_path, model_fo
     assert "stopped after step 5 of 6" in result.stdout
     kept = weights_of(tmp_path / "out" / "checkpoints" / "step-000005")
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+
+
+def test_what_a_scaler_leaves_out_is_not_counted(tmp_path):
+    """Float16 finds the scale of its loss by gradients that overflow; PyTorch has that scaler for a CPU too."""
+    run = build_trainer(tmp_path, tiny_llama(), random_rows(8), batch_size=4, max_steps=8, max_grad_norm=0.0)
+    trainer = run.trainer
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**131)
+    before = trainer.model.lm_head.weight.detach().clone()
+    trainer.train()
+    norms = run.metrics.values("train/grad_norm")
+    assert len([norm for norm in norms if not math.isfinite(norm)]) >= 4, "more than would end the run"
+    assert math.isfinite(norms[-1]) and not torch.equal(trainer.model.lm_head.weight, before)
+    assert trainer.fault_state() == {"skipped": 0, "in_a_row": 0, "halvings": 0}
+
+
+def test_what_was_counted_goes_on_in_another_run(tmp_path):
+    known = {"skipped": 3, "in_a_row": 2, "halvings": 1}
+    run = build_trainer(tmp_path, tiny_llama(), random_rows(8), batch_size=4, physical_batch_size=4, max_steps=1)
+    run.trainer.restore_faults(known)
+    run.trainer.train()
+    assert run.metrics.values("train/skipped_steps") == [3]
+    assert run.trainer.fault_state() == known | {"in_a_row": 0}
