@@ -125,6 +125,7 @@ def test_files_of_a_folder_are_known(tmp_path):
     for second, path in enumerate((str(tmp_path / "data"), str(tmp_path / "*" / "*.jsonl"))):
         stamps = FileStamps.now([path])
         stamps.refuse_changes()
+        (tmp_path / "data" / "some.log").write_text("a line")
         other = builders.write_rows(tmp_path / "data" / "b.jsonl")
         with pytest.raises(RunError, match="b.jsonl is new"):
             stamps.refuse_changes()

@@ -178,14 +178,16 @@ class GuardedTrainer(Trainer):
         if self._faults.on_oom == "fail" or len(split_batch(inputs, self._halvings + 1)) == len(pieces):
             # Other ranks wait for this one in the middle of the step, and could save nothing with it.
             kind = TrainingStopped if self.args.world_size == 1 else RunError
-            raise kind(self._memory_message(f"step {number} has a forward pass of {size}", error)) from error
+            can_halve = len(split_batch(largest, 1)) > 1 and self.args.world_size == 1
+            where = f"step {number} has a forward pass of {size}"
+            raise kind(self._memory_message(where, error, can_halve)) from error
         self._halvings += 1
         self._job.console.say(
             f"memory is not enough for a forward pass of {size}: "
             f"step {number} is made again in halves, and so are all after it"
         )
 
-    def _memory_message(self, where: str, error: BaseException) -> str:
+    def _memory_message(self, where: str, error: BaseException, can_halve: bool = False) -> str:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         rows = self._job.config.trainer.arguments.physical_batch_size
         ways = [f"a smaller trainer.arguments.physical_batch_size (it is {rows})"] if rows > 1 else []
@@ -193,7 +195,7 @@ class GuardedTrainer(Trainer):
         checkpoints = getattr(self.args, "activation_checkpointing", self.args.gradient_checkpointing)
         ways += [] if checkpoints else ["gradient_checkpointing: true"]
         ways += ["a smaller trainer.data.sequence_length"]
-        ways += ["trainer.faults.on_oom: halve"] if self._faults.on_oom == "fail" and rows > 1 else []
+        ways += ["trainer.faults.on_oom: halve"] if can_halve else []
         told = f"{describe_memory(self.args.device)}\n    ({reason})"
         return f"memory is not enough: {where}\n    {told}\n    take {', or '.join(ways)}"
 

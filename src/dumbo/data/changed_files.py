@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dumbo.errors import RunError
+
+_DATA = frozenset(
+    {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".ipc", ".feather", ".txt", ".md"}
+    | {".gz", ".zst"}
+)
+"""Suffixes of files in a folder that may hold rows; a log that grows beside them says nothing."""
 
 _Stamp = tuple[int, int, int]
 """Number of the file, size in bytes, time of the last change in nanoseconds."""
@@ -61,15 +68,18 @@ def _stamps(paths: Sequence[str]) -> dict[str, _Stamp]:
 
 
 def _files_at(path: str) -> list[Path]:
-    here = Path(path).expanduser()
+    here = Path(path.removeprefix("file://").removeprefix("local://")).expanduser()
     try:
         if here.is_dir():
-            return [file for file in here.rglob("*") if not file.name.startswith(".") and file.is_file()]
+            return [file for file in here.rglob("*") if _is_data(file.relative_to(here)) and file.is_file()]
         if here.exists():
             return [here]
     except (OSError, ValueError):  # ValueError: a null character
         return []
-    if not set("*?[").intersection(path):
-        return []
-    pattern = here.absolute()
-    return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    # Not `Path.glob`, which takes no absolute pattern.
+    return [Path(file) for file in glob.glob(str(here), recursive=True)] if glob.has_magic(path) else []  # noqa: PTH207
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file in a folder may hold rows: not hidden, and of a kind that readers take."""
+    return path.suffix in _DATA and not any(part.startswith((".", "_")) for part in path.parts)
