@@ -5,6 +5,7 @@ DumboError            anything that ends a run with a message instead of a trace
 ├── DataError         rows that cannot be used; each problem names file and row
 ├── PluginError       a plugin failed in one of its hooks
 ├── RunError          the machine, the hub or the folder said no
+│   └── TrainingStopped   training cannot go on; the steps that were made are worth keeping
 └── Interrupted       the user stopped the run; what there was is saved
     └── Terminated    the system did, with SIGTERM
 """
@@ -118,6 +119,10 @@ class PluginError(DumboError):
 
 class RunError(DumboError):
     """Something outside of the configuration is in the way: a folder, a download, a device, a missing package."""
+
+
+class TrainingStopped(RunError):
+    """A step that cannot be made, between two of which the weights are whole: those of the last one can be saved."""
 
 
 class Interrupted(DumboError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dumbo.config.schema import RunConfig
     from dumbo.console import Console
     from dumbo.data.dataset import TokenDataset
+    from dumbo.data.records import Origin
     from dumbo.data.sequences import Sequences
     from dumbo.data.streaming import Stream
     from dumbo.errors import DumboError
@@ -87,6 +88,8 @@ class Job:
     """The sequences to train on, without end: `arguments.max_steps` says when to stop. Every rank takes all of them,
     and `rank_batches` shares them out."""
     run_state: RunState = field(default_factory=RunState)
+    find_origin: Callable[[TokenDataset, int], Origin | None] = lambda dataset, row: None
+    """Where a row of `train_dataset` came from, if that is known."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
             output_dir=run.folder,
             stream=datasets.stream,
             run_state=run.state(),
+            find_origin=datasets.find_origin,
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)
@@ -85,7 +86,7 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     if result.stopped_early:
         stopped = f"stopped after step {result.steps} of {result.total_steps}; the model as it was is in {folder}"
         if result.failure is not None:
-            console.say(stopped)
+            console.say(stopped + run.ways_on(result))
         raise result.failure or (Terminated if result.terminated else Interrupted)(stopped + run.ways_on(result))
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
     if result.steps < result.total_steps:

@@ -19,7 +19,7 @@ from dumbo.console import Console
 from dumbo.data.sources import Source
 from dumbo.errors import ConfigError, DumboError, Interrupted, PluginError, RunError
 from dumbo.launch import Launch
-from dumbo.metrics import Metrics, MetricsCollector, RunInfo
+from dumbo.metrics import Metrics, RunInfo
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_loader import (
     CollatorPlugin,
@@ -92,11 +92,9 @@ class OpenRun:
     def _open_trackers(self) -> None:
         tree = resolved_tree(self.configured.source)
         write_run_file(self.folder, tree, self.configured.source.file.parent)
-        collectors: list[tuple[str, MetricsCollector]] = [("console", self.console), ("metrics.jsonl", MetricsFile())]
-        collectors.append(("summary.json", self.summary))
-        for name, collector in self.configured.plugins.call_each(LoggingPlugin):
-            collectors.append((name, collector))
-        self.metrics = Metrics(collectors)
+        file = MetricsFile(self.console.say)
+        own = [("console", self.console), ("metrics.jsonl", file), ("summary.json", self.summary)]
+        self.metrics = Metrics([*own, *self.configured.plugins.call_each(LoggingPlugin)])
         step = self.resumption.step if self.resumption is not None else 0
         self.metrics.open(RunInfo(self.folder.name, self.folder, tree, step=step), self.opening["trackers"])
         self.console.say(f"run folder {self.folder}")

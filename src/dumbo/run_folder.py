@@ -7,13 +7,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dumbo.config.source import Source
 from dumbo.config.yaml_tree import plain_scalar
-from dumbo.errors import ConfigError, KeyPath
+from dumbo.disk import LineFile
+from dumbo.errors import ConfigError, KeyPath, RunError
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact
 from dumbo.run_lock import LOCK_NAME, FolderInUse, RunLock, owner_of
@@ -154,9 +155,16 @@ def resolved_tree(source: Source) -> dict[str, Any]:
 
 def write_run_file(folder: Path, tree: Mapping[str, Any], config_folder: Path) -> None:
     """Write `run.yaml`: the run can be repeated from it. Plugins in files beside the configuration are found from
-    there too."""
+    there too.
+
+    Raises:
+        RunError: the disk refuses.
+    """
     plugins = [_from_folder(name, config_folder, folder) for name in tree.get("plugins", ())]
-    (folder / "run.yaml").write_text(yaml_text({**tree, "plugins": plugins}), encoding="utf-8")
+    try:
+        (folder / "run.yaml").write_text(yaml_text({**tree, "plugins": plugins}), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder / 'run.yaml'} cannot be written: {error.strerror or error}") from error
 
 
 def _from_folder(plugin: str, config_folder: Path, folder: Path) -> str:
@@ -206,6 +214,8 @@ def _dumper() -> Any:
 
 def discard_folder(folder: Path) -> None:
     """Remove what a run that ended before its first step has left; a folder with anything to keep stays as it is."""
+    if any(folder.glob("*-step-*")):
+        return  # The rows of a bad step, or the stacks of one that hung, are there to be looked at.
     if not _has_metrics(folder) and not any((folder / name).exists() for name in _MARKS if name != "metrics.jsonl"):
         _remove_traces(folder)
         remove_if_empty(folder)
@@ -228,27 +238,24 @@ def remove_if_empty(folder: Path) -> None:
 class MetricsFile(MetricsCollector):
     """`metrics.jsonl`: a line per call, `{"step": 10, "train/loss": 1.2}`, written through at once."""
 
-    def __init__(self) -> None:
-        """The file is opened with the run."""
-        self._file: TextIO | None = None
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """The file is opened with the run; `say` is told of a disk that is full."""
+        self._say = say
+        self._file: LineFile | None = None
 
     def open(self, run: RunInfo) -> None:
         """Create the file, or cut it off where the checkpoint was written from which the run goes on."""
-        file = run.output_dir / "metrics.jsonl"
         size = 0 if run.resumed is None else int(run.resumed["bytes"])
-        with contextlib.suppress(FileNotFoundError):
-            os.truncate(file, min(size, file.stat().st_size))
-        self._file = file.open("a", encoding="utf-8")
+        self._file = LineFile(run.output_dir / "metrics.jsonl", self._say, keep=size)
 
     def state(self) -> Mapping[str, Any]:
         """How long the file is."""
-        return {"bytes": 0 if self._file is None else os.fstat(self._file.fileno()).st_size}
+        return {"bytes": 0 if self._file is None else self._file.size}
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Write a line."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-            self._file.flush()
+            self._file.write(json.dumps({"step": step, **metrics}))
 
     def close(self, outcome: str) -> None:
         """Close the file."""

@@ -9,12 +9,12 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dumbo import __version__
+from dumbo.disk import written_whole
 from dumbo.errors import PluginError
 from dumbo.metrics import MetricsCollector
 from dumbo.redact import redact
@@ -105,17 +105,13 @@ class Summary(MetricsCollector):
         facts = {**self._facts, "seconds": round(self._seconds_before + self._written - self._began, 1)}
         # What cannot be encoded, as in the name of a file, stays readable: JSON has the same escapes.
         text = json.dumps(redact(facts), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        partial = self._folder / f"{FILE_NAME}.partial"
         try:
-            with partial.open("wb") as file:
+            with written_whole(self._folder / FILE_NAME) as partial, partial.open("wb") as file:
                 file.write(text + b"\n")
                 if flushed:
                     file.flush()
                     os.fsync(file.fileno())
-            partial.replace(self._folder / FILE_NAME)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             if not self._told:
                 self._told = True
                 print(f"dumbo: {FILE_NAME} cannot be written: {error}", file=sys.stderr)

@@ -116,6 +116,7 @@ DIVERGING = MappingProxyType(
     {
         "trainer.arguments.max_steps": 4,
         "trainer.arguments.learning_rate": 1e30,
+        "trainer.faults.bad_steps": None,
         "plugins": [*SHIPPED, "watch"],
     }
 )
@@ -190,6 +191,7 @@ RUNS = MappingProxyType(
         "trainer.data.shuffle_buffer": (STREAMED, 3),
         "datasets.weight": ({}, 0.5),
         "trainer.data.group_by_length": ({}, True),
+        "trainer.faults.bad_steps": (DIVERGING, 2),
         "model.base_model": ({}, "model-2"),
         "model.revision": ({}, "main"),
         "model.dtype": ({}, "bfloat16"),
@@ -330,6 +332,7 @@ REFUSED = frozenset(
         "trainer.watch.on_alarm",
         "datasets.streaming",
     }
+    | {"trainer.faults.bad_steps"}
     | {"trainer.profile.start_step", "trainer.profile.num_steps"}
 )
 """What the value does here is that the run is refused: there is no hub, no other reader, no second plugin of a seat."""
@@ -361,8 +364,11 @@ KERNELS = frozenset(
 """Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
+OF_FAULTS = frozenset({"trainer.faults.step_timeout", "trainer.faults.on_oom"})
+"""A run in which nothing goes wrong is the same with them: tests/faults."""
 OWN_TEST = (
     frozenset({"model.trust_remote_code", "model.allow_pickle", "model.peft.type"})
+    | OF_FAULTS
     | OF_THE_CACHE
     | OF_EXACT_MATCH
     | TRACKERS

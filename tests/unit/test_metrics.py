@@ -86,7 +86,7 @@ def test_one_that_cannot_be_opened_ends_the_run_with_its_name(run):
 
 
 def test_the_file_has_a_line_per_call_that_is_there_at_once(run):
-    file, collector = run.output_dir / "metrics.jsonl", MetricsFile()
+    file, collector = run.output_dir / "metrics.jsonl", MetricsFile(print)
     collector.open(run)
     collector.log_metrics({"train/loss": 1.25, "train/epoch": 0.5}, 1)
     assert file.read_text() == '{"step": 1, "train/loss": 1.25, "train/epoch": 0.5}\n'

@@ -39,6 +39,15 @@ def state_bytes(model: Any) -> int:
     return int(weights + 3 * trained)
 
 
+def saved_bytes(model: Any, checkpoints: int) -> int:
+    """Bytes that the model takes on a disk (of one with adapters, these), and beside it so many checkpoints, which have
+    the two moments of Adam too."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    trained = sum(size for size, is_trained in sizes if is_trained)
+    weights = trained if hasattr(model, "peft_config") else sum(size for size, _ in sizes)
+    return int(weights + checkpoints * (weights + 2 * trained))
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory of `device` that nobody uses yet; main memory is shared by the processes of this machine."""
     if device.type == "cuda":

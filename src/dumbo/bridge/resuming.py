@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ class ResumableTrainer(Trainer):
         return self.requests.stop is not Stop.NOBODY
 
     @property
-    def _checkpoint(self) -> Path | None:
+    def checkpoint(self) -> Path | None:
+        """What the run goes on from."""
         resumption = self._job.run_state.resumption
         return resumption.checkpoint if resumption is not None else None
 
@@ -72,12 +73,12 @@ class ResumableTrainer(Trainer):
         """Train from the start, or from the run's checkpoint, to the end or to where somebody stops it."""
         self.checkpoints.try_saving()
         try:
-            if self._checkpoint is None:
+            if self.checkpoint is None:
                 self.train()
                 return
-            self.checkpoints.load_plugins(self._checkpoint)
+            self.checkpoints.load_plugins(self.checkpoint)
             self.args.eval_on_start = False  # that was before the first step
-            self.train(resume_from_checkpoint=str(self._checkpoint))
+            self.train(resume_from_checkpoint=str(self.checkpoint))
         except StoppedInEvaluation:
             self._job.console.stop_training()
             if self.state.global_step:
@@ -118,11 +119,8 @@ class ResumableTrainer(Trainer):
             "ended": ended and step < self.state.max_steps,  # it may go on for longer than was planned
         }
 
-    def restore_logging(self) -> None:
-        """Put back what `logging_state` says, and do what was to come next."""
-        if self._checkpoint is None:
-            return
-        state = self.checkpoints.load_logging(self._checkpoint)
+    def restore_logging(self, state: Mapping[str, Any]) -> None:
+        """Put back what `logging_state` said, and do what was to come next."""
         self._tr_loss = state["loss"].to(self.args.device)
         self._total_loss_scalar, self._globalstep_last_logged = state["total_loss"], state["logged_step"]
         self.tokens_seen, self._tokens_logged = state["tokens_seen"], state["tokens_logged"]
@@ -200,7 +198,8 @@ class _Restore(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Go on where the checkpoint was."""
-        self._trainer.restore_logging()
+        if self._trainer.checkpoint is not None:
+            self._trainer.restore_logging(self._trainer.checkpoints.load_logging(self._trainer.checkpoint))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,15 +17,15 @@ from transformers import PrinterCallback, TrainingArguments
 
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress
+from dumbo.bridge.guarded import GuardedTrainer
 from dumbo.bridge.packing import Packing
 from dumbo.bridge.requests import Stop
-from dumbo.bridge.resuming import ResumableTrainer
 from dumbo.bridge.stream_loader import StreamLoader
 from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan, plan_run
 from dumbo.data.sequences import single_rows
 from dumbo.data.streaming import Stream
-from dumbo.errors import DumboError, Interrupted
+from dumbo.errors import DumboError, Interrupted, TrainingStopped
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
@@ -61,7 +60,7 @@ class _PlannedBatches:
         return self.plan.micro_batches_per_epoch
 
 
-class DumboTrainer(ResumableTrainer):
+class DumboTrainer(GuardedTrainer):
     """Transformers' Trainer with dumbo's data, loss, evaluation and logging in its public places.
 
     The loss of an optimizer step is the sum over all supervised tokens of the global batch divided by their number, on
@@ -73,9 +72,7 @@ class DumboTrainer(ResumableTrainer):
 
     def __init__(self, job: Job, arguments: TrainingArguments) -> None:
         """Wire `job` up; nothing is trained yet."""
-        self._aux_loss: Tensor | None = None
         self._logged_at = time.monotonic()
-        self._said_not_finite = False
         self._stream: StreamLoader | None = None
         self.packing: Packing | None = None
         """What keeps packed rows apart; off in evaluation, which pads."""
@@ -111,11 +108,14 @@ class DumboTrainer(ResumableTrainer):
             message = f"stopped in the middle of step {self.state.global_step + 1}; its weights are not saved"
             raise Interrupted(message) from None
         except DumboError as error:
-            # The stream's: the steps that were made are worth keeping.
-            if self._stream is None or error is not self._stream.batches.failed or not self.state.global_step:
+            # Between two steps, or the stream's: the steps that were made are worth keeping.
+            of_stream = self._stream is not None and error is self._stream.batches.failed
+            if not (of_stream or isinstance(error, TrainingStopped)) or not self.state.global_step:
                 raise
             self._job.console.stop_training()
-            return TrainResult(self.state.global_step, self.state.max_steps, failure=error)
+            # What a stream has handed out for this step is gone.
+            checkpoint = self.save_before_step() if self._stream is None else None
+            return TrainResult(self.state.global_step, self.state.max_steps, checkpoint=checkpoint, failure=error)
         finally:
             if self._job.stream is not None:
                 self._job.stream.close()
@@ -174,6 +174,7 @@ class DumboTrainer(ResumableTrainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
         """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks."""
+        self._begin_step()
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = torch.zeros(2, dtype=torch.int64)
         for batch in batches:
@@ -182,6 +183,7 @@ class DumboTrainer(ResumableTrainer):
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device))
         self.tokens_seen += int(counts[1])
+        self._take_batches(batches)
         return batches, counts[0].clamp(min=1).to(device)
 
     def compute_loss(
@@ -285,12 +287,6 @@ class DumboTrainer(ResumableTrainer):
             self._tokens_logged, self._logged_at = self.tokens_seen, now
         if metrics:
             self._job.metrics.log(metrics, self.state.global_step)
-        if not math.isfinite(metrics.get("train/loss", 0.0)) and not self._said_not_finite:
-            self._said_not_finite = True
-            step = self.state.global_step
-            self._job.console.say(
-                f"the loss is not a number (step {step}): the model is probably spoilt; try a lower learning rate"
-            )
 
 
 _FINAL = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"})

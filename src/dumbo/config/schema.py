@@ -9,6 +9,7 @@ from pydantic import Field, Strict
 from dumbo.config.arguments import TrainerArguments
 from dumbo.config.checkpoint_section import CheckpointSection
 from dumbo.config.data_section import DataSection
+from dumbo.config.faults_section import FaultsSection
 from dumbo.config.section import Section
 
 Words = Annotated[tuple[str, ...], Strict(False)]
@@ -105,6 +106,8 @@ class TrainerSection(Section):
     """Options of all datasets together."""
     checkpoints: CheckpointSection = Field(default_factory=CheckpointSection)
     """When the run writes what it needs to go on after it was stopped."""
+    faults: FaultsSection = Field(default_factory=FaultsSection)
+    """What to do when a step goes wrong."""
     output_dir: Annotated[str, Field(min_length=1)] | None = None
     """The run's folder; by default `runs/<config>-<time>`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

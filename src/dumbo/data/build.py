@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dumbo.console import Console
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.dataset import TokenDataset
-from dumbo.data.encoded import EncodedRows
+from dumbo.data.encoded import EncodedRows, RowOrigins
 from dumbo.data.holding_out import choose_held_out, first_of_each
 from dumbo.data.lengths import fit_lengths
 from dumbo.data.mixing import Mixture, mix
+from dumbo.data.records import Origin
 from dumbo.data.sequences import JoinedRows, PackedRows, Sequences, SingleRows
 from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
@@ -43,6 +44,8 @@ class Datasets:
     """The sequences to train on, where they are made while training goes on."""
     stream_table: Callable[[], Sequence[Mapping[str, Any]]] | None = None
     """What became of each source of the stream so far."""
+    find_origin: Callable[[TokenDataset, int], Origin | None] = lambda dataset, row: None
+    """Where a row of `train` came from, if that is known."""
 
 
 def build_datasets(
@@ -88,7 +91,15 @@ def build_datasets(
     print_sources(table, limit, sources, console)
     sequences = _sequences(train_set, mixture, limit, config)
     padding, packing = PaddingCollator(pad_token_id), PackedCollator() if data.packing else None
-    return Datasets(train_set, sequences, evaluation_set if len(evaluation_set) else None, padding, packing, table)
+    return Datasets(
+        train_set,
+        sequences,
+        evaluation_set if len(evaluation_set) else None,
+        padding,
+        packing,
+        table,
+        find_origin=RowOrigins(encoded).find,
+    )
 
 
 def _mixture(dataset: TokenDataset, config: RunConfig) -> Mixture:

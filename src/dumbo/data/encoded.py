@@ -6,7 +6,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -50,6 +50,27 @@ class EncodedRows:
         """Where row `index` came from."""
         row = self.rows[index]
         return Origin(self.files[row["file"]], int(row["row"]))
+
+
+@dataclass(frozen=True)
+class RowOrigins:
+    """Finds where rows of data sets came from that were cut and chosen from the rows of sources."""
+
+    encoded: Sequence[EncodedRows]
+    """Of each source."""
+
+    def find(self, dataset: TokenDataset, index: int) -> Origin | None:
+        """Where row `index` of `dataset` came from; None where it has tokens of its own."""
+        import numpy as np
+
+        rows = self.encoded[int(dataset.source[index])]
+        block = dataset.blocks[dataset.block[index]]
+        number = next((place for place, theirs in enumerate(rows.dataset.blocks) if theirs is block), None)
+        if number is None:
+            return None
+        of_block = np.flatnonzero(rows.dataset.block == number)
+        before = int(np.searchsorted(rows.dataset.start[of_block], dataset.start[index], "right"))
+        return rows.origin(int(of_block[before - 1]))
 
 
 def trained_tokens(example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

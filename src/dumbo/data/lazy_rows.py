@@ -84,7 +84,7 @@ def _records(source: Source, plugins: PluginManager, skip: int) -> Iterator[Reco
         except DataError as error:
             return error
 
-    with placed(source.index):
+    with source.stamps.unchanged(), placed(source.index):
         yield from map(convert, itertools.islice(read_rows(source.entry, plugins), skip, None))
 
 

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.bad_rows import BadRows
+from dumbo.data.changed_files import FileStamps
 from dumbo.data.fingerprints import rows_key
 from dumbo.data.records import DataFormat, Origin, Record, Row, texts_of
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
@@ -61,6 +63,8 @@ class Source:
     index: int
     bad: BadRows
     records: Records = field(default_factory=lambda: Records(lambda: iter(()), [], 0))
+    stamps: FileStamps = FileStamps((), MappingProxyType({}))
+    """Its files as they were when the run began."""
     key: str | None = None
     """What its records are kept under; None where nothing of it is kept."""
 
@@ -124,10 +128,11 @@ def read_source(
     """Go through the rows of an entry (the first `limit`) and note those that cannot be used; or take the `facts` of
     somebody who has."""
     bad = BadRows(stops_early)
-    opened = _Opened(entry, index, plugins, limit)
+    stamps = FileStamps.now(paths_of(entry))
+    opened = _Opened(entry, index, plugins, limit, stamps)
     if facts is not None:
         bad.add_facts(facts)
-        return Source(entry, index, bad, Records(opened.again, None, facts["records"]))
+        return Source(entry, index, bad, Records(opened.again, None, facts["records"]), stamps)
     kept: list[Record] | None = []
     count = characters = 0
     for record in opened.read(bad):
@@ -137,7 +142,7 @@ def read_source(
             characters += sum(map(len, texts_of(record)))
             if count > _KEPT_RECORDS or characters > _KEPT_CHARACTERS:
                 kept = None
-    return Source(entry, index, bad, Records(opened.again, kept, count))
+    return Source(entry, index, bad, Records(opened.again, kept, count), stamps)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class _Opened:
     index: int
     plugins: PluginManager
     limit: int | None
+    stamps: FileStamps
 
     def read(self, bad: BadRows) -> Iterator[Record]:
         """All records; rows that become none are noted."""
@@ -157,8 +163,13 @@ class _Opened:
             yield from _converted(itertools.islice(rows, self.limit), to_record, bad)
 
     def again(self) -> Iterator[Record]:
-        """All records; the bad rows are known."""
-        return self.read(BadRows(stops_early=False))
+        """All records; the bad rows are known.
+
+        Raises:
+            RunError: the files are others by now.
+        """
+        with self.stamps.unchanged():
+            yield from self.read(BadRows(stops_early=False))
 
 
 def _converted(items: Iterable[Any], function: Any, bad: BadRows) -> Iterator[Any]:

@@ -10,12 +10,11 @@ from typing import Any
 
 from dumbo.diagnosis.findings import Finding
 from dumbo.diagnosis.libraries import Probed
-from dumbo.memory import memory_bytes
+from dumbo.memory import memory_bytes, size
 from dumbo.starting.machine import Gpu, driver_gpus
 from dumbo.starting.models import hub_cache
 
 _LITTLE_DISK = 2 * 2**30
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def device_findings(probed: Probed) -> Iterator[Finding]:
@@ -94,9 +93,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def size(count: float) -> str:
-    """Bytes as `23.4 GiB`."""
-    unit, name = next((unit, name) for unit, name in _UNITS if count >= unit / 10 or unit == 2**10)
-    return f"{count / unit:.1f} {name}"

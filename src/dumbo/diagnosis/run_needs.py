@@ -9,7 +9,6 @@ from typing import Any
 from dumbo.blame import describe
 from dumbo.config.schema import RunConfig
 from dumbo.configure import Configured, configure
-from dumbo.diagnosis.devices import size
 from dumbo.diagnosis.findings import MEND_FIRST, Finding
 from dumbo.diagnosis.hub import is_offline
 from dumbo.diagnosis.libraries import Probed
@@ -17,7 +16,7 @@ from dumbo.diagnosis.weights import adapter_count, parameter_count, tensor_shape
 from dumbo.errors import ConfigError
 from dumbo.launch import Launch
 from dumbo.local_paths import is_hub_name
-from dumbo.memory import memory_bytes
+from dumbo.memory import memory_bytes, size
 from dumbo.plugin_interfaces import INTERFACES
 from dumbo.plugin_loader import ModelPatcherPlugin, OptimizerPlugin, TrainerPlugin
 from dumbo.plugin_manager import PluginManager

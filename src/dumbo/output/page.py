@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dumbo import __version__
+from dumbo.disk import written_whole
 from dumbo.output.markup import Html, joined, text
 
 _HERE = Path(__file__).parent
@@ -50,6 +51,5 @@ def write_text(file: Path, content: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(content, encoding="utf-8", errors="replace")
-    partial.replace(file)
+    with written_whole(file) as partial:
+        partial.write_text(content, encoding="utf-8", errors="replace")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dumbo.disk import written_whole
 from dumbo.output.curves import curve
 from dumbo.output.numerals import short
 from dumbo.output.run_reading import RunRecord
@@ -34,11 +35,9 @@ def write_png(runs: Sequence[RunRecord], labels: Sequence[str], file: Path) -> P
         for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
             _draw_run(axes, run, label if len(runs) > 1 else "", index)
         _finish(axes, runs)
-        partial = file.with_name(f"{file.name}.partial")
-        with warnings.catch_warnings():
+        with written_whole(file) as partial, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names in scripts that the font lacks: a box is drawn
             figure.savefig(partial, format="png")
-        partial.replace(file)
     return file
 
 

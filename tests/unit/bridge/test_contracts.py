@@ -4,12 +4,15 @@ Everything is asked of the real `Trainer`, in a subclass that notes what is done
 """
 
 import inspect
+import math
+from types import MethodType
 
 import pytest
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
+from dumbo.bridge.guarded import GuardedTrainer
 from dumbo.bridge.optimizers import FAMILIAR_OPTIMIZERS, FAMILIAR_SCHEDULES
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments
@@ -199,9 +202,12 @@ def test_batches_are_put_on_the_device_by_prepare_inputs(trained):
 def test_what_ours_overrides_exists_with_the_same_parameters():
     overridden = [
         name
-        for name, value in vars(DumboTrainer).items()
-        if inspect.isfunction(value) and name in dir(Trainer) and name != "__init__"
+        for kind in (DumboTrainer, GuardedTrainer)
+        for name, value in vars(kind).items()
+        # `train` hands on whatever it is given.
+        if inspect.isfunction(value) and name in dir(Trainer) and name not in ("__init__", "train")
     ]
+    assert {"training_step", "_get_grad_norm"} <= set(overridden)
     assert {"get_batch_samples", "compute_loss", "evaluate", "log", "create_optimizer", "create_scheduler"} <= set(
         overridden
     )
@@ -217,10 +223,74 @@ def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
     own |= {"begin_or_go_on", "stop_if_asked", "logging_state", "restore_logging", "_do_what_is_due", "write_model"}
     own |= {"batch_plan", "packing", "_mean_loss", "_loader", "_sum_over_tokens", "_keep_aux_loss"}
     own |= {"_stream", "_stream_loader"}
+    own |= {"_faults", "_guard", "_halvings", "_step", "_watchdog", "_begin_step", "_end_step", "_take_batches"}
+    own |= {"_pass_through", "_halve_or_raise", "_memory_message", "_fault", "_dump_rows", "_row_loss", "_origins"}
+    own |= {"fault_state", "restore_faults"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
     assert all(hasattr(ours, name) for name in own)
     assert not {name for name in own if hasattr(plain, name)}
+
+
+@pytest.mark.parametrize("clipping", [0.0, 1.0])
+def test_the_norm_of_the_gradient_is_asked_for_once_a_step_right_before_the_update(tmp_path, clipping):
+    order = []
+
+    class Guarded(Noting):
+        def training_step(self, *positional, **named):
+            order.append("pass")
+            assert isinstance(self._tr_loss, torch.Tensor)
+            return super().training_step(*positional, **named)
+
+        def _get_grad_norm(self, model, grad_norm=None):
+            assert (grad_norm is not None) == bool(clipping)
+            assert model.lm_head.weight.grad is not None
+            order.append("norm")
+            return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+        def create_optimizer(self, model=None):
+            optimizer = super().create_optimizer(model)
+            optimizer.register_step_pre_hook(lambda *_: order.append("update"))
+            return optimizer
+
+    class Before(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            order.append("callback")
+
+        def on_step_end(self, args, state, control, model, **kwargs):
+            assert model.lm_head.weight.grad is None, "nothing is left of a step, whether its update was made or not"
+
+    trainer = Guarded(model=tiny_llama(), args=arguments(tmp_path, max_grad_norm=clipping), callbacks=[Before()])
+    trainer.train()
+    step = ["pass", "pass", "norm", "callback", "update"]
+    assert order == [*step, *step, *step[1:]] * 2
+
+
+def test_an_update_that_is_left_out_by_the_optimizer_moves_the_schedule(tmp_path):
+    class Idle(Noting):
+        def create_optimizer(self, model=None):
+            optimizer = super().create_optimizer(model)
+            optimizer.step = MethodType(lambda itself, closure=None: None, optimizer)
+            return optimizer
+
+    model = tiny_llama()
+    before = model.lm_head.weight.detach().clone()
+    trainer = Idle(model=model, args=arguments(tmp_path))
+    trainer.train()
+    assert torch.equal(model.lm_head.weight, before)
+    rates = [logs["learning_rate"] for logs in trainer.logged if "learning_rate" in logs]
+    assert rates == pytest.approx([5e-5 * left / 6 for left in (6, 5, 4, 3, 2, 1)])
+
+
+def test_a_sum_of_losses_that_is_no_number_stays_so_unless_it_is_set_back(tmp_path):
+    class Broken(Noting):
+        def compute_loss(self, *positional, **named):
+            return super().compute_loss(*positional, **named) * (float("nan") if len(self.losses) < 2 else 1.0)
+
+    trainer = Broken(model=tiny_llama(), args=arguments(tmp_path, logging_nan_inf_filter=False))
+    trainer.train()
+    losses = [logs["loss"] for logs in trainer.logged if "loss" in logs]
+    assert len(losses) == 6 and all(map(math.isnan, losses)), "else `GuardedTrainer.log` need not set it back"
 
 
 def test_an_optimizer_and_a_schedule_that_are_there_are_kept(tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dumbo.disk import written_whole
 from dumbo.errors import RunError
 from dumbo.inference.prompting import row_prompts
 from dumbo.plugin_loader import Services
@@ -120,8 +121,8 @@ class AskingCallback(TrainerCallback):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for rows in self._rows.values() for row in rows]
         file = self._services.output_dir / "samples.jsonl"
         try:
-            file.with_name("samples.jsonl.partial").write_text("".join(lines), encoding="utf-8")
-            file.with_name("samples.jsonl.partial").replace(file)
+            with written_whole(file) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
         except OSError as error:  # no training ends for want of its samples
             self._services.say(f"samples.jsonl cannot be written: {error}")
 

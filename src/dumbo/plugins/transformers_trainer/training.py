@@ -15,6 +15,7 @@ from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
 from dumbo.data.plan import describe_plan
 from dumbo.data.streaming import Stream
+from dumbo.disk import naming_refusals
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
@@ -31,8 +32,13 @@ class TransformersRun:
         return self.trainer.train_to_end()
 
     def save_model(self, folder: Path) -> None:
-        """Write model and tokenizer."""
-        self.trainer.save(folder)
+        """Write model and tokenizer.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        with naming_refusals(folder):
+            self.trainer.save(folder)
 
 
 def build(job: Job, services: Services) -> TransformersRun:
@@ -54,6 +60,10 @@ def build(job: Job, services: Services) -> TransformersRun:
     if ours.fp16 and theirs.device.type == "cpu":
         message = "float16 needs a GPU, and this run is on the CPU"
         problems.append(Problem(message, ("trainer", "arguments", "fp16"), hints=("bf16: true works on a CPU",)))
+    if job.config.trainer.faults.on_oom == "halve" and services.world_size > 1:
+        message = "a step cannot be made again while other processes wait in it for this one"
+        hint = "write fail, and a smaller trainer.arguments.physical_batch_size"
+        problems.append(Problem(message, ("trainer", "faults", "on_oom"), hints=(hint,)))
     if job.build_optimizer is None:
         problems += optimizer_problems(ours, theirs, job.model)
     if job.build_scheduler is None:

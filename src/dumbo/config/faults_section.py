@@ -1,0 +1,24 @@
+"""`trainer.faults`: what becomes of a run when a step goes wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dumbo.config.section import Section
+
+
+class FaultsSection(Section):
+    """What to do when a step goes wrong."""
+
+    bad_steps: Annotated[int, Field(ge=1)] | None = 3
+    """A step whose loss or gradient is not finite is skipped. So many in a row end the run, with the rows of the last
+    one in `bad-step-<number>.jsonl`: 1 ends it at the first; null skips them for ever."""
+    step_timeout: Annotated[float, Field(gt=0)] | None = 1800.0
+    """Seconds that an optimizer step may take, from the reading of its rows to the update. One that takes longer is
+    taken to hang: what every thread was doing is written to `stalled-step-<number>.txt`, and the run ends. null waits
+    for ever."""
+    on_oom: Literal["fail", "halve"] = "fail"
+    """When memory is not enough: `fail` ends the run and says what was in it; `halve` repeats the step with forward
+    passes of half as many sequences, and stays with them. `batch_size` and the result are the same."""

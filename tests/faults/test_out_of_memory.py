@@ -1,0 +1,210 @@
+"""Memory that is not enough: the run says what was in it, or makes its steps in smaller passes with the same result."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
+from dumbo.bridge.splitting import documents_of, split_batch
+from dumbo.cli.main import main
+from dumbo.data.collate import PackedCollator, PaddingCollator
+from dumbo.errors import ConfigError
+from dumbo.plugins.transformers_trainer.training import build
+from tests import builders
+from tests.numerics.training import build_trainer, random_rows, tiny_llama
+from tests.run.whole_runs import SHIPPED, losses_of, weights_of
+
+# A machine whose memory holds so many rows, or packed tokens, from a pass on; in the backward pass it fails halfway.
+TIGHT = """
+import json
+from pathlib import Path
+import torch
+from dumbo.plugin_loader import BasePlugin
+
+HERE = Path(__file__).parent
+
+class TightPlugin(BasePlugin):
+    def patch_model(self, model, config):
+        tight = json.loads((HERE / "tight.json").read_text())
+        self.passes, self.size = 0, 0
+        def fail():
+            if self.passes > tight.get("after", 0) and self.size > tight["holds"]:
+                if tight["how"] == "really":
+                    torch.empty(1 << 55)
+                if tight["how"] == "other":
+                    raise RuntimeError("shapes do not fit")
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        def before(module, positional, named):
+            if module.training:
+                rows, tokens = named["input_ids"].shape
+                self.passes, self.size = self.passes + 1, tokens if "cu_seq_lens_q" in named else rows
+                with (HERE / "passes.txt").open("a") as file:
+                    print(self.size, file=file)
+                if tight["where"] == "forward":
+                    fail()
+        def backward(gradient):
+            fail()
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        if tight["where"] == "backward":
+            model.model.layers[0].mlp.down_proj.weight.register_hook(backward)
+        return model
+"""
+CHANGES = {
+    "trainer.arguments.batch_size": 8,
+    "trainer.arguments.physical_batch_size": 4,
+    "trainer.arguments.max_steps": 3,
+    "trainer.arguments.optim": "sgd",
+    "trainer.arguments.learning_rate": 0.1,
+    "plugins": [*SHIPPED, "./own.py:TightPlugin"],
+}
+
+
+@pytest.fixture
+def run(tmp_path, model_folder, rows_file, capsys):
+    """Trains on a tight machine; returns what was printed, or said against it."""
+
+    def train(code=0, *, name="run", model=model_folder, holds=1 << 30, where="forward", how="", after=0, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "own.py").write_text(TIGHT)
+        tight = {"holds": holds, "where": where, "how": how, "after": after}
+        (folder / "tight.json").write_text(json.dumps(tight))
+        dotted = {key.replace("__", "."): value for key, value in changes.items()}
+        file = builders.write_config(folder, model, rows_file, CHANGES | dotted)
+        capsys.readouterr()
+        got = main(["train", str(file)])
+        printed = capsys.readouterr()
+        assert got == code, printed.out + printed.err
+        train.folder, train.said = folder / "out", printed.out
+        train.passes = [int(line) for line in (folder / "passes.txt").read_text().split()]
+        return printed.err if code else printed.out
+
+    return train
+
+
+def assert_same(first, second, **tolerance):
+    ours, theirs = weights_of(first / "model"), weights_of(second / "model")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_run_that_halves_its_passes_ends_where_one_with_enough_memory_does(run, where):
+    run(name="whole")
+    whole, losses = run.folder, losses_of(run.folder)
+    said = run(name="halved", holds=2, where=where, after=1, trainer__faults={"on_oom": "halve"})
+    assert said.count("memory is not enough") == 1
+    assert "for a forward pass of 4 rows of up to" in said and "step 1 is made again in halves" in said
+    # The second pass did not fit: the first one is made again too, and all that follow are small at once.
+    assert run.passes[:2] == [4, 4]
+    assert set(run.passes[2:]) == {2}
+    assert_same(run.folder, whole, rtol=1e-5, atol=1e-7)
+    assert losses_of(run.folder) == pytest.approx(losses, rel=1e-6)
+
+
+def test_passes_are_halved_again_down_to_a_row(run):
+    run(name="whole")
+    whole = run.folder
+    said = run(name="halved", holds=1, trainer__faults={"on_oom": "halve"})
+    assert said.count("memory is not enough") == 2
+    assert run.passes[:2] == [4, 2] and set(run.passes[2:]) == {1}
+    assert_same(run.folder, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_random_numbers_are_those_of_smaller_passes_from_the_start(run):
+    dropout = {"model__config_overrides": {"attention_dropout": 0.3}, "model__attention": "eager"}
+    run(name="small", trainer__arguments__physical_batch_size=2, **dropout)
+    small = run.folder
+    run(name="halved", holds=2, where="backward", trainer__faults={"on_oom": "halve"}, **dropout)
+    assert_same(run.folder, small, rtol=0, atol=0)
+    assert losses_of(run.folder) == pytest.approx(losses_of(small), rel=1e-6)
+
+
+def test_the_loss_of_experts_is_averaged_over_the_passes_that_were_made(run, tmp_path):
+    experts = {"config_type": "mixtral", "num_local_experts": 4, "output_router_logits": True}
+    model = builders.save_tiny_model(tmp_path / "experts", router_aux_loss_coef=0.5, **experts)
+    run(name="small", model=model, trainer__arguments__physical_batch_size=2)
+    small = run.folder
+    run(name="halved", model=model, holds=2, after=1, trainer__faults={"on_oom": "halve"})
+    assert_same(run.folder, small, rtol=1e-5, atol=1e-7)
+    assert losses_of(run.folder) == pytest.approx(losses_of(small), rel=1e-6)
+
+
+def test_packed_rows_are_cut_between_documents(run):
+    packed = {"trainer__data": {"sequence_length": 256, "packing": True}, "trainer__arguments__batch_size": 4}
+    run(name="whole", **packed)
+    whole = run.folder
+    assert max(run.passes) > 600
+    said = run(name="halved", holds=500, trainer__faults={"on_oom": "halve"}, **packed)
+    assert "packed rows of" in said
+    assert run.passes[0] > 600 and max(run.passes[2:]) <= 500
+    assert_same(run.folder, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_too_little_for_one_row_ends_the_run_with_the_weights_of_the_last_step(run):
+    said = run(2, holds=0, after=3, trainer__faults={"on_oom": "halve"})
+    first, memory, error, ways = said.splitlines()
+    assert first.startswith("memory is not enough: step 3 has a forward pass of 1 row of")
+    assert "main memory this process has" in memory and "GiB" in memory
+    assert error == "    (CUDA out of memory. Tried to allocate 20.00 GiB.)"
+    assert "physical_batch_size" in ways and "sequence_length" in ways and "on_oom" not in ways
+    assert "stopped after step 2 of 3" in run.said
+    assert weights_of(run.folder / "checkpoints" / "step-000002")
+
+
+def test_the_run_fails_with_what_to_do_where_nothing_else_is_asked_for(run):
+    said = run(2, holds=2, how="really")
+    assert said.startswith("memory is not enough: step 1 has a forward pass of 4 rows of up to")
+    assert "allocate" in said, "PyTorch's own words"
+    assert "trainer.faults.on_oom: halve" in said and "(it is 4)" in said and "gradient_checkpointing: true" in said
+    assert not (run.folder / "model").exists()
+
+
+def test_another_error_is_not_taken_for_one_of_memory(run):
+    said = run(2, holds=2, how="other", trainer__faults={"on_oom": "halve"})
+    assert said.startswith("plugin 'tight' failed during training: RuntimeError: shapes do not fit (")
+
+
+def test_several_processes_cannot_make_a_step_again(tmp_path):
+    run = build_trainer(tmp_path, tiny_llama(), random_rows(4))
+    job = run.trainer._job
+    faults = job.config.trainer.faults.model_copy(update={"on_oom": "halve"})
+    config = job.config.model_copy(update={"trainer": job.config.trainer.model_copy(update={"faults": faults})})
+    services = SimpleNamespace(world_size=2)
+    with pytest.raises(ConfigError, match=r"trainer\.faults\.on_oom: a step cannot be made again while other"):
+        build(SimpleNamespace(**(vars(job) | {"config": config})), services)
+
+
+def test_errors_that_speak_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 55)
+    for error in (caught.value, MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("CUDA out of memory")):
+        assert is_out_of_memory(error)
+    for error in (RuntimeError("shapes"), ValueError("out of memory"), KeyboardInterrupt()):
+        assert not is_out_of_memory(error)
+    assert "GiB" in describe_memory(torch.device("cpu"))
+
+
+ITEMS = [{"input_ids": torch.arange(1, n + 1).numpy(), "labels": torch.arange(1, n + 1).numpy()} for n in (9, 4, 4, 2)]
+
+
+@pytest.mark.parametrize("collate", [PaddingCollator(0), PackedCollator()], ids=["padded", "packed"])
+@pytest.mark.parametrize("halvings", [0, 1, 2, 5])
+def test_pieces_have_the_rows_of_the_whole_in_their_order(collate, halvings):
+    pieces = split_batch(collate(ITEMS), halvings)
+    assert len(pieces) == {0: 1, 1: 2, 2: 3 if isinstance(collate, PackedCollator) else 4, 5: 4}[halvings]
+    rows = [row["input_ids"].tolist() for piece in pieces for row in documents_of(piece)]
+    assert rows == [item["input_ids"].tolist() for item in ITEMS]
+    for piece in pieces:
+        again = collate([{name: part.numpy() for name, part in row.items()} for row in documents_of(piece)])
+        assert again.keys() == piece.keys(), "a piece is what the collator makes of its rows"
+        for name, value in again.items():
+            assert torch.equal(value, piece[name]) if isinstance(value, torch.Tensor) else value == piece[name]
+
+
+def test_a_batch_that_is_not_one_of_rows_stays_whole():
+    batch = {"labels": torch.zeros(4, 3), "input_ids": torch.zeros(4, 3), "pairs": torch.zeros(2, 3)}
+    assert split_batch(batch, 3) == [batch]
