@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class _Step:
     """Of the forward passes that were made."""
     made: int = 0
     """Batches that were gone through."""
-    random: Mapping[str, Any] = MappingProxyType({})
+    random: Mapping[str, Any] = field(default_factory=dict)
     """As it was at the beginning; so too the next two."""
     logged_loss: Tensor | None = None
     tokens_seen: int = 0
