@@ -188,6 +188,7 @@ def test_what_is_no_number_of_steps_is_refused(run):
     assert "trainer.faults.bad_steps" in run(2, trainer__faults={"bad_steps": 0})
 
 
+@pytest.mark.full
 def test_two_processes_skip_a_step_that_is_bad_on_one_of_them(tmp_path, model_folder, rows_file):
     """Its gradient is finite there too, so that nothing but the loss tells."""
     # The plugin counts four passes for a step, and each process makes two.

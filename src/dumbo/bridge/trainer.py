@@ -113,8 +113,12 @@ class DumboTrainer(GuardedTrainer):
             if not (of_stream or isinstance(error, TrainingStopped)) or not self.state.global_step:
                 raise
             self._job.console.stop_training()
-            # What a stream has handed out for this step is gone.
-            checkpoint = self.save_before_step() if self._stream is None else None
+            # What a stream has handed out for this step is gone; but a checkpoint that is there has more than a model.
+            checkpoint = (
+                self.save_before_step()
+                if self._stream is None
+                else self.checkpoints.folder.written(self.state.global_step)
+            )
             return TrainResult(self.state.global_step, self.state.max_steps, checkpoint=checkpoint, failure=error)
         finally:
             if self._job.stream is not None:

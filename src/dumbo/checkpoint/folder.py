@@ -31,6 +31,10 @@ class Checkpoints:
         self.last_step: int | None = None
         """The step of the last whole checkpoint that was written here."""
 
+    def written(self, step: int) -> Path | None:
+        """The whole checkpoint of `step`, if the last that was written here is that."""
+        return self.folder / f"step-{step:06}" if self.last_step == step else None
+
     def begin(self, step: int) -> Path:
         """An empty folder to write the checkpoint of `step` into.
 
