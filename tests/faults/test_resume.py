@@ -49,6 +49,37 @@ class AveragePlugin(CallbackPlugin, StatePlugin):
         self.averages = state["averages"]
 '''
 
+POISON = '''
+from dumbo.losses.token import next_token_cross_entropy
+from dumbo.plugin_loader import CallbackPlugin, LossPlugin
+
+
+class PoisonPlugin(CallbackPlugin, LossPlugin):
+    """Steps 3, 6 and 7 have a loss that is not a number."""
+
+    name = "poison"
+    bad = False
+
+    def get_callbacks(self, config):
+        from transformers import TrainerCallback
+
+        plugin = self
+
+        class Poison(TrainerCallback):
+            def on_step_begin(self, args, state, control, **more):
+                plugin.bad = state.global_step + 1 in (3, 6, 7)
+
+        return [Poison()]
+
+    def build_loss(self, config, tokenizer):
+        def loss(model, batch, num_items):
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            share = next_token_cross_entropy(model(**inputs).logits, batch["labels"]) / num_items
+            return share * float("nan") if self.bad and model.training else share
+
+        return loss
+'''
+
 BY_STEPS = {"trainer.arguments.eval_strategy": "steps", "trainer.arguments.eval_steps": 3}
 HASTY = {"trainer.arguments.learning_rate": 0.05, "trainer.arguments.eval_strategy": "steps"}
 STREAMED = {
@@ -93,6 +124,7 @@ SCENARIOS = {
         8,
     ),
     "a stream": (STREAMED, (), "SIGTERM", 5),
+    "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
     "a plugin with a state": ({}, ("./average.py:AveragePlugin",), "SIGTERM", 10),
 }
 LONG = {
@@ -123,6 +155,7 @@ def dropping_model(tmp_path_factory, tokenizer):
 def write(folder, model, rows, changes, plugins):
     file = write_stoppable(folder, model, rows, changes, plugins)
     (folder / "average.py").write_text(AVERAGE)
+    (folder / "poison.py").write_text(POISON)
     return file
 
 

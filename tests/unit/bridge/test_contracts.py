@@ -219,13 +219,13 @@ def test_what_ours_overrides_exists_with_the_same_parameters():
 def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
     plain = Noting(model=tiny_llama(), args=arguments(tmp_path))
     own = {"_job", "_aux_loss", "tokens_seen", "_tokens_logged", "_logged_at", "_use_cache", "is_stopped"}
-    own |= {"requests", "checkpoints", "checkpoint_seconds", "stopped_at", "_checkpoint", "_last", "steps_per_epoch"}
+    own |= {"requests", "checkpoints", "checkpoint_seconds", "stopped_at", "checkpoint", "_last", "steps_per_epoch"}
     own |= {"begin_or_go_on", "stop_if_asked", "logging_state", "restore_logging", "_do_what_is_due", "write_model"}
     own |= {"batch_plan", "packing", "_mean_loss", "_loader", "_sum_over_tokens", "_keep_aux_loss"}
     own |= {"_stream", "_stream_loader"}
     own |= {"_faults", "_guard", "_halvings", "_step", "_watchdog", "_begin_step", "_end_step", "_take_batches"}
     own |= {"_pass_through", "_halve_or_raise", "_memory_message", "_fault", "_dump_rows", "_row_loss", "_origins"}
-    own |= {"fault_state", "restore_faults"}
+    own |= {"save_before_step"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
     assert all(hasattr(ours, name) for name in own)
