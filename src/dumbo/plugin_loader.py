@@ -223,7 +223,7 @@ class TrainerPlugin(BasePlugin):
     """Trains. Exactly one."""
 
     resumes: ClassVar[bool] = False
-    """Whether its trainer writes checkpoints by `trainer.checkpoints` and goes on from `job.run_state.resumption`."""
+    """Whether its trainer goes by `trainer.checkpoints` and `trainer.faults`, and goes on from `job.run_state`."""
 
     def build_trainer(self, job: Job) -> Trainer:
         """Return an object with `train` and `save_model` (see `dumbo.job.Trainer`)."""

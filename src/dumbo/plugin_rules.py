@@ -171,11 +171,13 @@ def check_evaluators(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterato
 
 
 def check_states(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
-    """A problem for what is written about checkpoints where the trainer writes none, and for half a `StatePlugin`."""
+    """A problem for what is written about checkpoints and faults where the trainer has neither, and for half a
+    `StatePlugin`."""
     trainers = serving(next(spec for spec in INTERFACES if spec.type is TrainerPlugin), found)
-    if "checkpoints" in config.trainer.model_fields_set and not getattr(trainers[0].type, "resumes", False):
-        message = f"nothing uses this: the plugin '{trainers[0].name}', which trains, writes no checkpoints"
-        yield Problem(message, ("trainer", "checkpoints"), hints=("remove 'trainer.checkpoints'",))
+    for section in ("checkpoints", "faults") if not getattr(trainers[0].type, "resumes", False) else ():
+        if section in config.trainer.model_fields_set:
+            message = f"nothing uses this: the plugin '{trainers[0].name}', which trains, does not read it"
+            yield Problem(message, ("trainer", section), hints=(f"remove 'trainer.{section}'",))
     for plugin in serving(next(spec for spec in INTERFACES if spec.type is StatePlugin), found):
         if not callable(getattr(plugin.type, "load_state_dict", None)):
             message = f"'{plugin.name}' has 'state_dict' and no 'load_state_dict': a run of it could not go on"

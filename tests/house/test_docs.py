@@ -200,6 +200,7 @@ DOES = {
     "whole_text.py": lambda out, run: re.search(r"train.jsonl +8 +[\d,]+ +9\d%", out),
     "answer_only.py": lambda out, run: re.search(r"train.jsonl +8 +[\d,]+ +[1-9]\d?%", out),
     "shortest_half.py": lambda out, run: "kept the 4 shortest rows of 8" in out,
+    "count_passes.py": lambda out, run: re.search(r"^[1-9]\d* forward passes$", out, re.MULTILINE),
     "pad_to_eight.py": lambda out, run: "trained 2 steps" in out,
     "z_loss.py": lambda out, run: losses(run) != plain_losses(run),
     "plain_sgd.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),

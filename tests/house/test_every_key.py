@@ -364,11 +364,14 @@ KERNELS = frozenset(
 """Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
-OF_FAULTS = frozenset({"trainer.faults.step_timeout", "trainer.faults.on_oom"})
+OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_oom", "on_spike", "spike_factor")})
 """A run in which nothing goes wrong is the same with them: tests/faults."""
+OF_CHECKPOINTS = frozenset({"trainer.checkpoints.every_minutes", "trainer.checkpoints.background"})
+"""Weights and logs are the same with any: tests/faults/test_resume.py."""
 OWN_TEST = (
     frozenset({"model.trust_remote_code", "model.allow_pickle", "model.peft.type"})
     | OF_FAULTS
+    | OF_CHECKPOINTS
     | OF_THE_CACHE
     | OF_EXACT_MATCH
     | TRACKERS

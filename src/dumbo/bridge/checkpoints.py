@@ -23,7 +23,7 @@ from dumbo.bridge.training_state import (
     random_states,
     set_random_states,
 )
-from dumbo.checkpoint.folder import Checkpoints
+from dumbo.checkpoint.folder import Checkpoints, whole_checkpoints
 from dumbo.checkpoint.manifest import Manifest
 from dumbo.checkpoint.opening import STATE, write_opening
 from dumbo.checkpoint.tree import encode, read_tree, write_tree
@@ -197,6 +197,29 @@ class TrainingCheckpoints:
         load_schedule(trainer.lr_scheduler, state["schedule"], trainer.state.global_step, schedule)
         if state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def roll_back(self) -> Path | None:
+        """Give model, optimizer and plugins what the newest whole checkpoint has, which is returned; the schedule and
+        the place among the rows stay. None: there is no checkpoint."""
+        found: Path | None = None
+        if self._trainer.args.should_save:
+            self.close()
+            step = self._trainer.state.global_step
+            whole = [
+                (path, manifest.asked)
+                for path, manifest in whole_checkpoints(self._job.output_dir, self._job.console.say)
+                if manifest.step <= step
+            ]
+            # Those of the configuration are there at the same steps whenever the run was stopped.
+            found = next((path for path, asked in whole if asked), whole[0][0] if whole else None)
+        if self._trainer.args.world_size > 1:
+            found = broadcast_object_list([found])[0]
+        if found is not None:
+            self.load_model(found)
+            state = read_tree(found / STATE, "state")
+            load_optimizer(self._trainer.optimizer, state["optimizer"], keep_settings=True)
+            self._job.run_state.load_plugin_states(self._of_rank(found)["plugins"])
+        return found
 
     def load_plugins(self, checkpoint: Path) -> None:
         """Give plugins and callbacks their states."""

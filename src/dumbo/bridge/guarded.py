@@ -18,6 +18,7 @@ from dumbo.bridge.bad_rows_file import describe_rows, write_rows
 from dumbo.bridge.memory import saved_bytes
 from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
 from dumbo.bridge.resuming import ResumableTrainer
+from dumbo.bridge.spikes import LIMIT, SpikeWatch
 from dumbo.bridge.splitting import describe_batch, split_batch
 from dumbo.bridge.step_guard import StepGuard, bad_step_error
 from dumbo.bridge.training_state import random_states, set_random_states
@@ -70,6 +71,7 @@ class GuardedTrainer(ResumableTrainer):
         """`options` are those of Transformers' Trainer."""
         self._faults = job.config.trainer.faults
         self._guard = StepGuard(self._faults.bad_steps, job.console.say)
+        self._spikes = SpikeWatch(self._faults.spike_factor) if self._faults.on_spike == "rollback" else None
         self._halvings = 0
         self._step = _Step()
         self._aux_loss: Tensor | None = None
@@ -211,9 +213,38 @@ class GuardedTrainer(ResumableTrainer):
         if self._guard.judge(number, fault):
             assert fault is not None
             raise bad_step_error(number, fault, self._guard.in_a_row, self._dump_rows(number))
-        if fault is not None:
+        if fault is not None or self._leaps(number):
             model.zero_grad()  # Callbacks before the update must not see it either.
         return norm
+
+    def _leaps(self, number: int) -> bool:
+        """Whether the loss of this step leaps: then the model is as at the last checkpoint, and the step is left out.
+
+        Raises:
+            TrainingStopped: it leaps again and again.
+        """
+        if self._spikes is None:
+            return False
+        assert self._step.loss is not None
+        loss = self._step.loss.clone()
+        if self.args.world_size > 1:
+            distributed.all_reduce(loss)
+            loss /= self.args.world_size
+        leap = self._spikes.judge(loss.item())
+        if leap is None:
+            return False
+        if self._spikes.in_a_row > LIMIT:
+            raise TrainingStopped(
+                f"step {number}: {leap}, for the {self._spikes.in_a_row}th time within few steps\n"
+                "    going back does not help; try a lower learning_rate, more warmup_steps, or look at the rows"
+            )
+        checkpoint = self.checkpoints.roll_back()
+        where = "there is no checkpoint to go back to: it alone is left out"
+        if checkpoint is not None:
+            where = f"model and optimizer are as in {checkpoint} again, and the rows since do not come again"
+        self._job.console.say(f"step {number}: {leap}; {where}")
+        self._guard.leave_out()
+        return True
 
     def _fault(self, norm: Any) -> str | None:
         """What is wrong with the step, alike on all ranks."""
@@ -271,6 +302,8 @@ class GuardedTrainer(ResumableTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Transformers', with the number of steps that were skipped, where there are some."""
+        if self._spikes is not None and self._spikes.count and "loss" in logs:
+            logs["rollbacks"] = self._spikes.count
         if self._guard.skipped and "loss" in logs:
             logs["skipped_steps"] = self._guard.skipped
             # Transformers takes the sum of losses from itself, which leaves one that is not a number as it is.
@@ -286,11 +319,14 @@ class GuardedTrainer(ResumableTrainer):
     def logging_state(self) -> dict[str, Any]:
         """With what a run that goes on has to know of the faults before."""
         faults = {"skipped": self._guard.skipped, "in_a_row": self._guard.in_a_row, "halvings": self._halvings}
-        return {**super().logging_state(), "faults": faults}
+        spikes = None if self._spikes is None else self._spikes.state()
+        return {**super().logging_state(), "faults": faults, "spikes": spikes}
 
     def restore_logging(self, state: Mapping[str, Any]) -> None:
         """Those faults first, as steps may follow at once."""
         faults = state["faults"]
         self._guard.skipped, self._guard.in_a_row = faults["skipped"], faults["in_a_row"]
         self._halvings = faults["halvings"]
+        if self._spikes is not None and state["spikes"] is not None:
+            self._spikes.load(state["spikes"])
         super().restore_logging(state)

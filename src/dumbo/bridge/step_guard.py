@@ -44,6 +44,10 @@ class StepGuard:
         self._undo()
         self._undo = lambda: None
 
+    def leave_out(self) -> None:
+        """The update of this step is not made, for another reason than a bad number."""
+        self._skips = True
+
     def judge(self, step: int, fault: str | None) -> bool:
         """Note that `step` may be made, or what is wrong with it; return whether the run cannot go on."""
         self._skips = fault is not None

@@ -15,6 +15,11 @@ class FaultsSection(Section):
     bad_steps: Annotated[int, Field(ge=1)] | None = 3
     """A step whose loss or gradient is not finite is skipped. So many in a row end the run, with the rows of the last
     one in `bad-step-<number>.jsonl`: 1 ends it at the first; null skips them for ever."""
+    on_spike: Literal["ignore", "rollback"] = "ignore"
+    """When the loss of a step leaps: `rollback` gives the model and its optimizer what the last checkpoint has, leaves
+    the step out and goes on with the next rows; the rows since that checkpoint do not come again."""
+    spike_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """A loss leaps (`on_spike`) that is so many times the mean of the last 50 steps."""
     step_timeout: Annotated[float, Field(gt=0)] | None = 1800.0
     """Seconds that an optimizer step may take, from the reading of its rows to the update. One that takes longer is
     taken to hang: what every thread was doing is written to `stalled-step-<number>.txt`, and the run ends. null waits

@@ -225,7 +225,7 @@ def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
     own |= {"_stream", "_stream_loader"}
     own |= {"_faults", "_guard", "_halvings", "_step", "_watchdog", "_begin_step", "_end_step", "_take_batches"}
     own |= {"_pass_through", "_halve_or_raise", "_memory_message", "_fault", "_dump_rows", "_row_loss", "_origins"}
-    own |= {"save_before_step"}
+    own |= {"save_before_step", "_spikes", "_leaps"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
     assert all(hasattr(ours, name) for name in own)

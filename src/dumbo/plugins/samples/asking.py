@@ -67,7 +67,8 @@ class AskingCallback(TrainerCallback):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._asked_at, self._rows = state["asked_at"], state["rows"]
+        # After a way back within a run there are later ones, too.
+        self._asked_at, self._rows = state["asked_at"], self._rows | state["rows"]
 
     def on_train_begin(  # type: ignore[override]
         self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

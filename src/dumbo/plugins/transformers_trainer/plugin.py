@@ -27,7 +27,7 @@ class TransformersTrainerPlugin(TrainerPlugin):
         """Refuse what would have no effect, and names that nobody knows."""
         from dumbo.bridge.optimizers import name_problems
 
-        problems = [*_without_effect(config), *name_problems(config.trainer.arguments)]
+        problems = [*_without_effect(config), *_spike_problems(config), *name_problems(config.trainer.arguments)]
         if problems:
             raise ConfigError(problems)
 
@@ -36,6 +36,22 @@ class TransformersTrainerPlugin(TrainerPlugin):
         from dumbo.plugins.transformers_trainer.training import build
 
         return build(job, self.services)
+
+
+def _spike_problems(config: RunConfig) -> Iterator[Problem]:
+    """Ways back that lead nowhere."""
+    faults, trainer = config.trainer.faults, config.trainer
+    if "spike_factor" in faults.model_fields_set and faults.on_spike == "ignore":
+        hint = "it needs trainer.faults.on_spike: rollback"
+        yield Problem("has no effect here", ("trainer", "faults", "spike_factor"), hints=(hint,))
+    if (
+        faults.on_spike == "rollback"
+        and trainer.arguments.save_strategy == "no"
+        and not trainer.checkpoints.every_minutes
+    ):
+        message = "there are no checkpoints to go back to"
+        hint = "set trainer.arguments.save_strategy, or trainer.checkpoints.every_minutes"
+        yield Problem(message, ("trainer", "faults", "on_spike"), hints=(hint,))
 
 
 def _without_effect(config: RunConfig) -> Iterator[Problem]:
