@@ -16,6 +16,7 @@ from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
 from dumbo.run import OpenRun, open_run
+from dumbo.termination import raising_on_termination
 
 
 def train(
@@ -28,7 +29,8 @@ def train(
     """
     configured = configure(config_file, overrides, launch)
     try:
-        return _train(configured, Console(enabled=launch.is_first), launch, request)
+        with raising_on_termination():
+            return _train(configured, Console(enabled=launch.is_first), launch, request)
     except ConfigError as error:
         raise configured.explain(error) from error
 

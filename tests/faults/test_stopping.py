@@ -4,6 +4,7 @@ processes."""
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -111,6 +112,37 @@ def test_a_stop_and_a_signal_for_a_checkpoint_before_the_first_step(tmp_path, mo
         assert main(["train", str(file)]) == 0
     assert checkpoints_in(file.parent / "out") == ["step-000001"]
     assert "no checkpoint was written" not in capfd.readouterr().out
+
+
+SLEEPER = """
+import time
+
+from dumbo.plugin_loader import ModelPatcherPlugin
+
+
+class SleeperPlugin(ModelPatcherPlugin):
+    name = "sleeper"
+
+    def patch_model(self, model, config):
+        print("sleeping", flush=True)
+        time.sleep(60)
+        return model
+"""
+
+
+def test_terminated_before_the_first_step(tmp_path, model_folder, rows):
+    """Everything is closed, nothing is left, and the exit code says that it is worth another try."""
+    file = write_stoppable(tmp_path / "run", model_folder, rows, {}, ("./sleeper.py:SleeperPlugin",))
+    (file.parent / "sleeper.py").write_text(SLEEPER)
+    command = [sys.executable, "-m", "dumbo", str(file)]
+    with subprocess.Popen(command, env=builders.clean_environment(), text=True, stdout=-1, stderr=-1) as process:
+        assert process.stdout is not None
+        assert any("sleeping" in line for line in process.stdout)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said == "stopped by SIGTERM between steps\n    the same command with --resume goes on\n"
+    assert not (file.parent / "out").exists()
 
 
 @pytest.mark.full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from dumbo.errors import ConfigError, KeyPath, Problem, dotted
@@ -44,7 +45,6 @@ _RULES: tuple[tuple[str, Change], ...] = (
 """The first whose text a key begins with decides."""
 
 _ROWS = "datasets"
-_NEW_RUN = "start a new run from its weights instead: model.base_model: <the checkpoint's folder>"
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[KeyPath, tuple[Any, Any]]:
@@ -69,15 +69,20 @@ def _differences(before: Any, now: Any, path: KeyPath) -> Iterator[tuple[KeyPath
 
 
 def check_changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str], harmless: Sequence[str] = ()
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    allowed: Sequence[str],
+    harmless: Sequence[str] = (),
+    checkpoint: Path = Path("the checkpoint"),
 ) -> tuple[KeyPath, ...]:
-    """The changed keys that the user allowed; `harmless` are sections whose plugins only watch.
+    """The changed keys that the user allowed; `harmless` are sections whose plugins only watch, `checkpoint` is named
+    in what is said.
 
     Raises:
         ConfigError: a key was changed and not allowed, or allowed and not changed.
     """
     changes = changed_keys(before, now)
-    problems = [*_refused(changes, allowed, harmless)]
+    problems = [*_refused(changes, allowed, harmless, checkpoint)]
     # Rows may have changed in their files, which nobody sees here.
     used = {key for key in allowed if key == _ROWS or any(_begins(dotted(path), key) for path in changes)}
     for key in allowed:
@@ -91,7 +96,7 @@ def check_changes(
 
 
 def _refused(
-    changes: Mapping[KeyPath, tuple[Any, Any]], allowed: Sequence[str], harmless: Sequence[str]
+    changes: Mapping[KeyPath, tuple[Any, Any]], allowed: Sequence[str], harmless: Sequence[str], checkpoint: Path
 ) -> Iterator[Problem]:
     for path, (old, new) in changes.items():
         key = dotted(path)
@@ -101,7 +106,8 @@ def _refused(
             message = f"'{path[1]}' was {'not listed' if old is None else 'listed'} when the checkpoint was written"
             path = ("plugins",)
         if kind is Change.IMPOSSIBLE:
-            yield Problem(f"{message}: {kind.value}", path, hints=("write the old value", _NEW_RUN))
+            new_run = f"start a new run from its weights instead, with model.base_model: {checkpoint}"
+            yield Problem(f"{message}: {kind.value}", path, hints=("write the old value", new_run))
         elif kind is Change.ALLOWED and not any(_begins(key, name) for name in allowed):
             hint = f"to go on with it, add --allow-change {dotted(path)}"
             yield Problem(f"{message}: {kind.value}", path, hints=(hint,))

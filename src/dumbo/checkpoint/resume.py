@@ -123,7 +123,8 @@ def choose_checkpoint(
         hint = f"start as many, or a new run from its weights: model.base_model: {checkpoint}"
         raise RunError(str(Problem(message, hints=(hint,))))
     try:
-        changed = check_changes(manifest.config, config_tree(configured), request.allowed, _watching(configured))
+        now, harmless = config_tree(configured), _watching(configured)
+        changed = check_changes(manifest.config, now, request.allowed, harmless, checkpoint)
     except ConfigError as error:
         raise configured.explain(error) from error
     if (run_folder / "model").exists() and not changed:
