@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -16,6 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 SAVE_FILE = "save"
 """A file of this name in the run's folder asks for a checkpoint; it is removed once it is read."""
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks: steps may be short, and file systems slow."""
 
 
 class Stop(IntEnum):
@@ -45,7 +49,7 @@ class Requests(TrainerCallback):
         self._file = run_folder / SAVE_FILE
         self._seconds = None if every_minutes is None else 60 * every_minutes
         self._saved_at = time.monotonic()
-        self._save = False
+        self._save, self._looked_at = False, -math.inf
         self._previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -97,10 +101,13 @@ class Requests(TrainerCallback):
         by_signal, self._save = self._save, False
         if not args.should_save:
             return by_signal, False
-        by_file = self._file.is_file()
+        now = time.monotonic()
+        by_file = False
+        if now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at, by_file = now, self._file.is_file()
         if by_file:
             self._file.unlink(missing_ok=True)
-        late = self._seconds is not None and time.monotonic() - self._saved_at >= self._seconds
+        late = self._seconds is not None and now - self._saved_at >= self._seconds
         return by_signal or by_file, late
 
     def _note_interrupt(self, signum: int, frame: FrameType | None) -> None:

@@ -18,6 +18,10 @@ RowIndex = int | tuple[int, int, int]
 """A row by its number, or a piece of one: the row, the piece's first token in it, and how many tokens it has."""
 
 
+_MOST_DIGESTED = 1 << 30
+"""Tokens that are read for a digest: some ten seconds."""
+
+
 @dataclass(frozen=True)
 class TokenBlock:
     """Tokens one after the other, in memory or mapped from files."""
@@ -145,13 +149,18 @@ class TokenDataset:
         """The tokens that are trained on."""
         return int(self.supervised.sum())
 
-    def digest(self) -> str:
-        """Stands for all tokens and labels in their order, wherever they lie: 128 bits, hexadecimal."""
+    def digest(self, most_tokens: int = _MOST_DIGESTED) -> str:
+        """Stands for all tokens and labels in their order, wherever they lie: 128 bits, hexadecimal. Of more than
+        `most_tokens`, for the lengths of all rows, and the tokens and labels of rows at even distances."""
         import hashlib
 
         import numpy as np
 
         digest = hashlib.blake2b(np.ascontiguousarray(self.length).tobytes(), digest_size=16)
+        if self.num_tokens > most_tokens:
+            every = -(-self.num_tokens // most_tokens)
+            digest.update(self.select(range(0, len(self), every)).digest(self.num_tokens).encode())
+            return digest.hexdigest()
         ends = self.start + self.length
         follows = (self.block[1:] == self.block[:-1]) & (self.start[1:] == ends[:-1])
         first = np.concatenate([[0], np.flatnonzero(~follows) + 1]) if len(self) else np.zeros(0, np.int64)

@@ -87,3 +87,30 @@ def test_a_batch_does_not_share_memory_with_the_data(dataset):
     batch["input_ids"].zero_()
     batch["labels"].zero_()
     assert as_lists(dataset) == before
+
+
+def examples_of(rows):
+    return [Example(ids, [-100, *ids[1:]], ORIGIN) for ids in rows]
+
+
+def test_a_digest_stands_for_tokens_and_labels_wherever_they_lie():
+    rows = [[number, number + 1, 3] for number in range(20)]
+    whole = TokenDataset.from_examples(examples_of(rows))
+    halves = TokenDataset.join([TokenDataset.from_examples(examples_of(half)) for half in (rows[:10], rows[10:])])
+    assert whole.digest() == halves.digest() == whole.select(range(20)).digest()
+    assert whole.select([1, 0, *range(2, 20)]).digest() != whole.digest(), "the order counts"
+    other = [*rows[:7], [7, 9, 3], *rows[8:]]
+    assert TokenDataset.from_examples(examples_of(other)).digest() != whole.digest()
+    untrained = TokenDataset.from_examples([*examples_of(rows)[:19], Example(rows[19], [-100] * 3, ORIGIN)])
+    assert untrained.digest() != whole.digest(), "labels count"
+    assert TokenDataset.from_examples([]).digest() != whole.digest()
+
+
+def test_a_digest_of_many_tokens_reads_some_of_them():
+    rows = [[number, number + 1, 3] for number in range(20)]
+    whole = TokenDataset.from_examples(examples_of(rows))
+    assert whole.digest(30) != whole.digest()
+    seen, unseen = [*rows[:8], [8, 0, 3], *rows[9:]], [*rows[:9], [9, 0, 3], *rows[10:]]
+    assert TokenDataset.from_examples(examples_of(seen)).digest(30) != whole.digest(30)
+    assert TokenDataset.from_examples(examples_of(unseen)).digest(30) == whole.digest(30)
+    assert TokenDataset.from_examples(examples_of([*rows[:9], [9, 0, 3, 4], *rows[10:]])).digest(30) != whole.digest(30)
