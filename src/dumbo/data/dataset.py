@@ -161,14 +161,16 @@ class TokenDataset:
             every = -(-self.num_tokens // most_tokens)
             digest.update(self.select(range(0, len(self), every)).digest(self.num_tokens).encode())
             return digest.hexdigest()
-        ends = self.start + self.length
+        labels, ends = hashlib.blake2b(digest_size=16), self.start + self.length
         follows = (self.block[1:] == self.block[:-1]) & (self.start[1:] == ends[:-1])
         first = np.concatenate([[0], np.flatnonzero(~follows) + 1]) if len(self) else np.zeros(0, np.int64)
         last = np.concatenate([first[1:], [len(self)]]) - 1 if len(self) else first
         for begin, end in zip(first.tolist(), last.tolist(), strict=True):
             block, place = self.blocks[self.block[begin]], slice(int(self.start[begin]), int(ends[end]))
             digest.update(np.ascontiguousarray(block.tokens[place]).data)
-            digest.update(np.ascontiguousarray(block.trained[place]).data)
+            # By itself, so that it does not matter where one block ends and the next begins.
+            labels.update(np.ascontiguousarray(block.trained[place]).data)
+        digest.update(labels.digest())
         return digest.hexdigest()
 
     @property
