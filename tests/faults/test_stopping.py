@@ -1,10 +1,12 @@
 """Being stopped at awkward moments: in an evaluation, with no room for a checkpoint, in a folder for reading, as two
 processes."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -112,6 +114,37 @@ def test_a_stop_and_a_signal_for_a_checkpoint_before_the_first_step(tmp_path, mo
         assert main(["train", str(file)]) == 0
     assert checkpoints_in(file.parent / "out") == ["step-000001"]
     assert "no checkpoint was written" not in capfd.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk for reading can be mounted by root alone")
+def test_a_folder_for_reading_alone(tmp_path, model_folder, rows, capfd):
+    file = write_stoppable(tmp_path / "run", model_folder, rows, {})
+    disk = file.parent / "out"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        assert main(["train", str(file)]) == 2
+        assert f"the run's folder {disk} cannot be written to: Read-only file system" in capfd.readouterr().err
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_clocks_that_jump(tmp_path, model_folder, rows, monkeypatch):
+    """Back and forth by years: checkpoints by the clock, time limits of steps and the lock go by another clock."""
+    clock = {"trainer.checkpoints.every_minutes": 1000.0, "trainer.faults.step_timeout": 60.0}
+    clock |= {"trainer.arguments.save_strategy": "epoch"}
+    plain = write_stoppable(tmp_path / "plain", model_folder, rows, clock)
+    assert main(["train", str(plain)]) == 0
+    real, jumps = time.time, itertools.cycle([0.0, 1e8, -1e8, 3e8])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    file = write_stoppable(tmp_path / "run", model_folder, rows, clock)
+    with stop_by("SIGTERM", 8):
+        assert main(["train", str(file)]) == 75
+    assert checkpoints_in(file.parent / "out") == ["step-000006", "step-000008"]
+    assert main(["train", str(file), "--resume"]) == 0
+    assert_same_run(file.parent / "out", plain.parent / "out")
 
 
 SLEEPER = """
