@@ -62,7 +62,7 @@ def rows(tmp_path_factory):
     return builders.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", builders.alpaca_rows(26))
 
 
-@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+@pytest.mark.parametrize("strategy", ["epoch", pytest.param("steps", marks=pytest.mark.full)])
 def test_in_an_evaluation(tmp_path, model_folder, rows, monkeypatch, capfd, strategy):
     """The rest of it is left for later, and comes first when the run goes on, with the numbers of the whole run."""
     changes = {"trainer.arguments.eval_strategy": strategy, "trainer.arguments.save_strategy": "epoch"}
@@ -131,6 +131,7 @@ def test_a_folder_for_reading_alone(tmp_path, model_folder, rows, capfd):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.full
 def test_clocks_that_jump(tmp_path, model_folder, rows, monkeypatch):
     """Back and forth by years: checkpoints by the clock, time limits of steps and the lock go by another clock."""
     clock = {"trainer.checkpoints.every_minutes": 1000.0, "trainer.faults.step_timeout": 60.0}

@@ -37,7 +37,7 @@ class EndsPlugin(BasePlugin):
                     raise ValueError("no more\\nthan this: https://me:planted-word@host/x")
                 elif config.trainer.seed == 3:
                     os.kill(os.getpid(), signal.SIGINT)
-                elif state.global_step == 3:
+                elif config.trainer.seed == 4 and state.global_step == 3:
                     print("here", flush=True)
                     time.sleep(60)
         return [End()]
@@ -53,6 +53,7 @@ def write(folder, model_folder, rows_file, seed, **changes):
         "trainer.arguments.max_steps": 5,
         "trainer.arguments.save_strategy": "steps",
         "trainer.arguments.save_steps": 1,
+        "trainer.checkpoints.background": False,  # what is seen in the next step is whole
     }
     return builders.write_config(folder, model_folder, rows_file, own | changes)
 
@@ -106,10 +107,10 @@ def test_a_run_that_failed_says_with_what(tmp_path, model_folder, rows_file, cap
 
 
 def test_an_error_that_nobody_foresaw_is_kept_too(tmp_path, model_folder, rows_file, capsys, monkeypatch):
-    """No plugin's, as when memory is gone: the traceback is shown, and the run says what it was."""
+    """No plugin's: the traceback is shown, and the run says what it was."""
 
     def fail(self, *values, **names):
-        raise MemoryError("cannot allocate 3 GiB")
+        raise LookupError("nobody thought of this")
 
     monkeypatch.setattr("dumbo.bridge.trainer.DumboTrainer.get_batch_samples", fail)
     file = write(
@@ -124,11 +125,11 @@ def test_an_error_that_nobody_foresaw_is_kept_too(tmp_path, model_folder, rows_f
             "trainer.arguments.eval_steps": 2,
         },
     )
-    with pytest.raises(MemoryError):
-        main(["train", str(file)])
+    assert main(["train", str(file)]) == 1
+    assert "Traceback" in capsys.readouterr().err
     [run] = listed(capsys, tmp_path / "out")
     assert (run["state"], run["steps"]) == ("failed", 0)
-    assert run["error"].startswith("MemoryError: cannot allocate 3 GiB")
+    assert run["error"].startswith("LookupError: nobody thought of this")
     assert run["owner"] is None
 
 
