@@ -290,7 +290,7 @@ def plot(report: Mapping[str, Any], file: Path) -> None:
             places = [number + width * (place + 0.5) - 0.4 for number in range(len(LENGTHS))]
             heights = [report["median"][str(length)][what][name] for length in LENGTHS]
             bars = axis.bar(places, heights, 0.9 * width, color=COLOURS[what], label=what)
-            axis.bar_label(bars, fmt="%.3f" if max(heights) < 2 else "{:,.0f}", fontsize=7, padding=2)
+            axis.bar_label(bars, fmt="%.2f" if max(heights) < 2 else "{:,.0f}", fontsize=7, padding=2)
             for value in report["values"]:
                 if value["what"] == what:
                     axis.plot(places[LENGTHS.index(value["length"])], value[name], ".", color="black", markersize=3)
