@@ -108,6 +108,26 @@ def test_no_room_for_a_checkpoint(tmp_path, model_folder, rows, capfd):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_checkpoint_that_fails_in_the_background(tmp_path, model_folder, rows, monkeypatch, capfd):
+    """It is told when the next one is due, which is written all the same."""
+    from dumbo.checkpoint import folder
+
+    real, calls = folder.sealed_files, []
+
+    def refused_once(partial):
+        calls.append(partial)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return real(partial)
+
+    monkeypatch.setattr(folder, "sealed_files", refused_once)
+    saves = {"trainer.arguments.save_strategy": "steps", "trainer.arguments.save_steps": 6}
+    file = write_stoppable(tmp_path / "run", model_folder, rows, saves)
+    assert main(["train", str(file)]) == 0
+    assert "the last checkpoint could not be written: the disk is gone" in capfd.readouterr().out
+    assert checkpoints_in(file.parent / "out") == ["step-000006", "step-000018"]
+
+
 def test_a_stop_and_a_signal_for_a_checkpoint_before_the_first_step(tmp_path, model_folder, rows, capfd):
     file = write_stoppable(tmp_path / "run", model_folder, rows, {"trainer.arguments.eval_on_start": True})
     with stop_by("SIGUSR1", 1):

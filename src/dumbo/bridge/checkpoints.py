@@ -94,6 +94,8 @@ class TrainingCheckpoints:
     def save(self, asked: bool, at_once: bool = False) -> Path | None:
         """Write a checkpoint of the training as it is; None where that was not possible, which is told."""
         step, is_first = self._trainer.state.global_step, self._trainer.args.should_save
+        if is_first:
+            self.close()  # What became of the last one in the background.
         target = self.folder.folder / f"step-{step:06}"
         partial = target.with_name(f"{target.name}.partial")
         failure = self._shared(lambda: self.folder.begin(step) if is_first else None)
@@ -104,7 +106,8 @@ class TrainingCheckpoints:
             return target
         if is_first:
             shutil.rmtree(partial, ignore_errors=True)
-        self._job.console.say(f"step {step}: no checkpoint was written, and the training goes on: {failure}")
+        goes_on = "" if at_once else ", and the training goes on"
+        self._job.console.say(f"step {step}: no checkpoint was written{goes_on}: {failure}")
         return None
 
     def close(self) -> None:
