@@ -5,7 +5,8 @@ DumboError            anything that ends a run with a message instead of a trace
 ├── DataError         rows that cannot be used; each problem names file and row
 ├── PluginError       a plugin failed in one of its hooks
 ├── RunError          the machine, the hub or the folder said no
-│   └── TrainingStopped   training cannot go on; the steps that were made are worth keeping
+│   ├── TrainingStopped   training cannot go on; the steps that were made are worth keeping
+│   └── RunFinished       there is nothing to go on with, and nothing wrong
 └── Interrupted       the user stopped the run; what there was is saved
     └── Terminated    the system did, with SIGTERM
 """
@@ -123,6 +124,12 @@ class RunError(DumboError):
 
 class TrainingStopped(RunError):
     """A step that cannot be made, between two of which the weights are whole: those of the last one can be saved."""
+
+
+class RunFinished(RunError):
+    """A run that is to go on has come to its end already: a job script may ask for that again and again."""
+
+    exit_code = 0
 
 
 class Interrupted(DumboError):

@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_a_number_is_logged_as_it_is(tmp_path, model, rows):
     assert math.isfinite(first)
     assert math.isnan(second)
     assert math.isnan(trained.metrics.values("train/grad_norm")[1])
-    assert math.isnan(third), "the weights are not numbers any more, and nothing hides it"
+    assert math.isfinite(third), "the step was left out"
 
 
 @pytest.fixture(scope="module", params=["mixtral", "qwen3_moe"])

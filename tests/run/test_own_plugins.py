@@ -486,6 +486,35 @@ def test_services_answer_a_plugin_that_declares_nothing_else(run_with, capsys):
     assert (folder / "asked.txt").read_text() == "12 records, ['ModelPatcherPlugin', 'OutputPlugin']"
 
 
+STATES = """
+from dumbo.plugin_loader import BasePlugin
+
+class StatePlugin(BasePlugin):
+    steps = 0
+    def get_callbacks(self, config):
+        from transformers import TrainerCallback
+        plugin = self
+        class Count(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                plugin.steps += 1
+        return [Count()]
+    def state_dict(self):
+        return {"steps": self.steps}
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+        print("had", self.steps, "steps")
+"""
+
+
+def test_a_state(run_with, capsys):
+    saves = {"trainer__arguments__max_steps": 3, "trainer__arguments__save_strategy": "steps"}
+    folder = run_with("StatePlugin", source=STATES, trainer__arguments__save_steps=2, **saves)
+    words = ["trainer.arguments.max_steps=4", "--allow-change", "trainer.arguments.max_steps"]
+    checkpoint = str(folder / "checkpoints" / "step-000002")
+    assert main([str(folder.parent / "run.yaml"), *words, "--resume", "--from", checkpoint]) == 0
+    assert "had 2 steps" in capsys.readouterr().out
+
+
 SHOWN = {
     hooks.ModelLoaderPlugin: test_a_model_loader,
     hooks.TokenizerLoaderPlugin: test_a_tokenizer_loader,
@@ -502,6 +531,7 @@ SHOWN = {
     hooks.DatasetPlugin: test_a_dataset_changer,
     hooks.EvaluatorPlugin: test_an_evaluator,
     hooks.CallbackPlugin: test_callbacks,
+    hooks.StatePlugin: test_a_state,
     hooks.LoggingPlugin: test_a_metrics_collector,
     hooks.OutputPlugin: test_outputs,
     hooks.CommandPlugin: test_a_command,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.checkpoint.changes import check_changes
 from dumbo.checkpoint.folder import tidy, whole_checkpoints
 from dumbo.checkpoint.manifest import Damaged, Manifest
-from dumbo.errors import ConfigError, KeyPath, Problem, RunError
+from dumbo.errors import ConfigError, KeyPath, Problem, RunError, RunFinished
 from dumbo.plugin_loader import TrainerPlugin
 from dumbo.redact import redact
 from dumbo.run_folder import checkpoints_of, claim_folder, hold_folder
@@ -106,7 +106,8 @@ def choose_checkpoint(
     """The newest whole checkpoint, or the one that was named; for the owner of the run's lock.
 
     Raises:
-        RunError: the run is finished, the checkpoint that was named is damaged, or there were more or fewer processes.
+        RunFinished: there is nothing to do.
+        RunError: the checkpoint that was named is damaged, or there were more or fewer processes.
         ConfigError: the configuration has changed in a way that was not allowed.
     """
     tidy(run_folder)
@@ -132,9 +133,9 @@ def choose_checkpoint(
     return Resumption(run_folder, checkpoint, manifest, changed)
 
 
-def _finished(run_folder: Path) -> RunError:
+def _finished(run_folder: Path) -> RunFinished:
     hint = "to train on for longer: write more num_train_epochs or max_steps, and allow it with --allow-change KEY"
-    return RunError(str(Problem(f"the run in {run_folder} is finished", hints=(hint,))))
+    return RunFinished(str(Problem(f"the run in {run_folder} is finished", hints=(hint,))))
 
 
 def _checkpoint(run_folder: Path, request: ResumeRequest, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:

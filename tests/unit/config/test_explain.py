@@ -66,7 +66,7 @@ def complaints(tmp_path, model_folder, rows_file):
         ({"trainer.datasets": 1}, "trainer.datasets: unknown option\n    it belongs in 'the top level'"),
         ({"trainer.lr": 1}, "trainer.lr: unknown option\n    write trainer.arguments.learning_rate"),
         ({"trainer.learning_rte": 1}, "unknown option\n    did you mean 'trainer.arguments.learning_rate'?"),
-        ({"trainer.zzz": 1}, "trainer.zzz: unknown option\n    trainer takes: arguments, data, output_dir, seed"),
+        ({"trainer.zzz": 1}, "trainer.zzz: unknown option\n    trainer takes: arguments, data, checkpoints"),
         ({"trainer.arguments.zzz": 1}, "'dumbo explain trainer.arguments' lists the "),
         ({"zzz": 1}, "zzz: unknown option\n    the top level takes: model, datasets, trainer, plugins, evaluation"),
         (
