@@ -156,9 +156,19 @@ def _secrets_in_address(text: str) -> Iterator[str]:
 
 
 def _known_secrets() -> tuple[str, ...]:
+    # What the environment is made of, where Python has it so: to go through it by its front costs ten times as much,
+    # and this is asked of every line that is written.
+    plain = getattr(os.environ, "_data", None)
+    variables = frozenset(plain.items()) if isinstance(plain, dict) else frozenset(os.environ.items())
+    return (*_LEARNED.get(), *_secrets_of(variables))
+
+
+@lru_cache(maxsize=8)
+def _secrets_of(variables: frozenset[tuple[Any, Any]]) -> tuple[str, ...]:
+    """The secrets of the environment that has these variables now."""
     named = (value for name, value in os.environ.items() if _is_secret_variable(name) and not _PATH.fullmatch(value))
     passwords = (secret for value in os.environ.values() if "@" in value for secret in _secrets_in_address(value))
-    return (*_LEARNED.get(), *(value.strip() for value in (*named, *passwords)))
+    return tuple(sorted(value.strip() for value in (*named, *passwords)))
 
 
 @lru_cache(maxsize=1024)
