@@ -59,7 +59,7 @@ def faults() -> dict[str, Callable[[], None]]:
         "Ctrl-C": signal_at("SIGINT", 5),
         "SIGTERM": signal_at("SIGTERM", 4),
         "kill -9 in a step": signal_at("SIGKILL", 6),
-        "kill -9 while tensors are written": killing(checkpoints, "write_tree", 4),
+        "kill -9 while tensors are written": killing(checkpoints, "write_tree", 7),
         "kill -9 before the manifest": killing(Manifest, "write", 2),
         "kill -9 before the rename": killing(folder, "put_in_place", 2),
         "kill -9 after the rename": killing(folder, "put_in_place", 2, after=True),

@@ -46,8 +46,8 @@ def moments():
     from dumbo.checkpoint.manifest import Manifest
 
     return {
-        "before the tensors are written": (killing(checkpoints, "write_tree", 5), 4),
-        "when the tensors are written": (killing(checkpoints, "write_tree", 6, after=True), 4),
+        "before the tensors are written": (killing(checkpoints, "write_tree", 9), 4),
+        "when the tensors are written": (killing(checkpoints, "write_tree", 12, after=True), 4),
         "before the manifest": (killing(Manifest, "write", 3), 4),
         "before the checkpoint has its name": (killing(folder, "put_in_place", 2), 2),
         "when the checkpoint has its name": (killing(folder, "put_in_place", 3, after=True), 6),

@@ -120,7 +120,8 @@ class TrainingCheckpoints:
         trainer, state = cast("Any", self._trainer), partial / STATE
         state.mkdir(exist_ok=True)
         rank = trainer.args.process_index
-        self._write_tree({"random": random_states(), "plugins": dict(self._job.run_state.plugin_states())}, state, rank)
+        of_rank = {"random": random_states(), "plugins": dict(self._job.run_state.plugin_states())}
+        self._write_tree(of_rank, state, f"rank-{rank:05}")
         trainer.write_model(partial)
         if not trainer.args.should_save:
             return
@@ -128,20 +129,21 @@ class TrainingCheckpoints:
         own = trainer.accelerator.unwrap_model(trainer.model).state_dict()
         scaler = trainer.accelerator.scaler
         tree = {
-            "optimizer": trainer.optimizer.state_dict(),
             "schedule": trainer.lr_scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "logging": trainer.logging_state(),
             "callbacks": callback_states(trainer.callback_handler.callbacks),
-            "weights": {name: own[name] for name in self._beside},
         }
-        self._write_tree(tree, state, None)
+        self._write_tree(tree, state, "state")
+        # Large ones by themselves, as each is wanted once, at another moment than the others.
+        self._write_tree(trainer.optimizer.state_dict(), state, "optimizer")
+        self._write_tree({name: own[name] for name in self._beside}, state, "beside")
         stream = self._job.stream
         write_opening(partial, None if stream is None else stream.state(), self._job.run_state.tracker_states())
 
-    def _write_tree(self, tree: Any, folder: Path, rank: int | None) -> None:
+    def _write_tree(self, tree: Any, folder: Path, name: str) -> None:
         try:
-            write_tree(tree, folder, "state" if rank is None else f"rank-{rank:05}")
+            write_tree(tree, folder, name)
         except TypeError as error:
             raise RunError(f"a checkpoint cannot hold the state of this training: {error}") from error
 
@@ -184,7 +186,7 @@ class TrainingCheckpoints:
         """Give the model the weights of the checkpoint."""
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         load_weights(model, checkpoint)
-        beside = read_tree(checkpoint / STATE, "state")["weights"]
+        beside = read_tree(checkpoint / STATE, "beside")
         own = model.state_dict()
         with torch.no_grad():
             for name, value in beside.items():
@@ -196,7 +198,8 @@ class TrainingCheckpoints:
         resumption = self._job.run_state.resumption
         changed = {str(path[-1]) for path in resumption.changed} if resumption else set()
         settings, schedule = bool(changed & _OPTIMIZER), bool(changed & _SCHEDULE)
-        load_optimizer(trainer.optimizer, state["optimizer"], keep_settings=settings or schedule)
+        saved = read_tree(checkpoint / STATE, "optimizer")
+        load_optimizer(trainer.optimizer, saved, keep_settings=settings or schedule)
         load_schedule(trainer.lr_scheduler, state["schedule"], trainer.state.global_step, schedule)
         if state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(state["scaler"])
@@ -219,8 +222,7 @@ class TrainingCheckpoints:
             found = broadcast_object_list([found])[0]
         if found is not None:
             self.load_model(found)
-            state = read_tree(found / STATE, "state")
-            load_optimizer(self._trainer.optimizer, state["optimizer"], keep_settings=True)
+            load_optimizer(self._trainer.optimizer, read_tree(found / STATE, "optimizer"), keep_settings=True)
             self._job.run_state.load_plugin_states(self._of_rank(found)["plugins"])
         return found
 

@@ -88,6 +88,7 @@ class GuardedTrainer(ResumableTrainer):
         if self.args.should_save:
             # A checkpoint goes when the next one is whole.
             checkpoints = 0 if self.args.save_strategy == "no" else 1 + (self.args.save_total_limit or 1)
+            checkpoints += 0 if self._job.config.trainer.checkpoints.every_minutes is None else 1
             needed = saved_bytes(self._job.model, checkpoints)
             warn_of_little_space(self._job.output_dir, needed, self._job.console.say)
         if self._faults.step_timeout is not None:
