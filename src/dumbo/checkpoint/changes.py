@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,13 @@ def check_changes(
     in what is said.
 
     Raises:
-        ConfigError: a key was changed and not allowed, or allowed and not changed.
+        ConfigError: a key was changed and not allowed, or one is allowed that is in neither configuration.
     """
     changes = changed_keys(before, now)
-    problems = [*_refused(changes, allowed, harmless, checkpoint)]
-    # Rows may have changed in their files, which nobody sees here.
-    used = {key for key in allowed if key == _ROWS or any(_begins(dotted(path), key) for path in changes)}
-    for key in allowed:
-        if key not in used:
-            message = f"--allow-change {key}: it is the same as in the checkpoint"
-            problems.append(Problem(message, hints=(_list_of(changes) or "nothing is changed: leave it out",)))
+    # A key that is the same is no mistake: a job that is started again by itself says what it said before.
+    keys = {*_keys(_plain(before)), *_keys(_plain(now)), *map(dotted, changes)}
+    unknown = [_unknown(key, keys, changes) for key in allowed if key not in keys]
+    problems = [*_refused(changes, allowed, harmless, checkpoint), *unknown]
     if problems:
         raise ConfigError(problems)
     known = [path for path in changes if any(_begins(dotted(path), key) for key in allowed)]
@@ -128,5 +126,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _list_of(changes: Mapping[KeyPath, Any]) -> str:
-    return f"changed are {', '.join(dotted(path) for path in changes)}" if changes else ""
+def _keys(tree: Any, path: KeyPath = ()) -> Iterator[str]:
+    """The dotted names of all sections and keys."""
+    if path:
+        yield dotted(path)
+    pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        yield from _keys(value, (*path, key))
+
+
+def _unknown(name: str, keys: Collection[str], changes: Mapping[KeyPath, Any]) -> Problem:
+    near = difflib.get_close_matches(name, keys, n=1) or [key for key in sorted(keys) if key.endswith(f".{name}")][:1]
+    hints = [f"did you mean '{near[0]}'?"] if near else []
+    if changes:
+        hints.append(f"changed are {', '.join(map(dotted, changes))}")
+    return Problem(f"--allow-change {name}: there is no such key", hints=tuple(hints))

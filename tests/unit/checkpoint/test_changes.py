@@ -86,8 +86,22 @@ def test_impossible(change):
 
 
 def test_allowed_and_not_changed():
-    with pytest.raises(ConfigError, match="--allow-change trainer.seed: it is the same as in the checkpoint"):
-        check_changes(CONFIG, changed(), ["trainer.seed"])
-    with pytest.raises(ConfigError, match="changed are trainer.arguments.logging_steps"):
-        check_changes(CONFIG, changed(trainer__arguments__logging_steps=9), ["trainer.seed"])
+    """A job that is started again allows what its checkpoint has already."""
+    assert check_changes(CONFIG, changed(), ["trainer.seed", "trainer.arguments"]) == ()
     assert check_changes(CONFIG, changed(), ["datasets"]) == (("datasets",),)  # their files may have
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("trainer.arguments.learning_rat", "trainer.arguments.learning_rate"),
+        ("seed", "trainer.seed"),
+        ("batch_size", "trainer.arguments.batch_size"),
+    ],
+)
+def test_allowed_and_unknown(name, near):
+    with pytest.raises(ConfigError, match=f"--allow-change {name}: there is no such key") as raised:
+        check_changes(CONFIG, changed(), [name])
+    assert f"did you mean '{near}'?" in str(raised.value)
+    with pytest.raises(ConfigError, match="changed are trainer.arguments.logging_steps"):
+        check_changes(CONFIG, changed(trainer__arguments__logging_steps=9), [name])
