@@ -21,26 +21,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conversations import learn_tokenizer
+from conversations import ROWS, learn_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "checkpoints.json"
 STEPS, EVERY = 12, 4
 SIDES = ("dumbo, in the background", "dumbo, at once", "transformers")
 
-RUN = """\
-model:
-  base_model: {folder}
-datasets:
-  - path: {folder}/rows.jsonl
-    type: huggingface_polars
-    data_format: messages
-    train_format: {{type: chat_template, chat_template: chatml}}
+TRAINER = """\
 trainer:
   output_dir: {out}
   arguments: {{batch_size: 2, physical_batch_size: 2, max_steps: {steps}, logging_steps: 1,
     save_strategy: steps, save_steps: {every}, use_cpu: true}}
   checkpoints: {{background: {background}}}
-plugins: [transformers, transformers_trainer, polars, jinja_formatter]
 """
 
 
@@ -116,7 +108,7 @@ def measure_dumbo(folder: Path, out: Path, background: bool) -> list[float]:
 
     file = out.with_name("run.yaml")
     values = {"folder": folder, "out": out, "steps": STEPS + 1, "every": EVERY}
-    file.write_text(RUN.format(**values, background=str(background).lower()), encoding="utf-8")
+    file.write_text((ROWS + TRAINER).format(**values, background=str(background).lower()), encoding="utf-8")
     os.environ["DUMBO_CACHE"] = str(out.with_name("cache"))
     if dumbo(["train", str(file)]):
         raise SystemExit("the run failed")

@@ -13,14 +13,14 @@ from pathlib import Path
 def clocked() -> Iterator[dict[str, float]]:
     """What the block takes: seconds, processor seconds of this process and its children, and the most memory of this
     process in MiB."""
-    found: dict[str, float] = {"memory_before_mib": _peak_memory()}
+    found: dict[str, float] = {"memory_before_mib": peak_memory()}
     wall, processor = time.perf_counter(), sum(os.times()[:4])
     yield found
     found["wall_seconds"], found["cpu_seconds"] = time.perf_counter() - wall, sum(os.times()[:4]) - processor
-    found["memory_mib"] = _peak_memory()
+    found["memory_mib"] = peak_memory()
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """MiB. Not by `getrusage`, which also has what the process that started this one needed."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

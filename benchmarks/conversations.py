@@ -26,6 +26,18 @@ CHATML = (
 )
 """ChatML with marks around what the assistant says."""
 
+ROWS = """\
+model:
+  base_model: {folder}
+datasets:
+  - path: {folder}/rows.jsonl
+    type: huggingface_polars
+    data_format: messages
+    train_format: {{type: chat_template, chat_template: chatml}}
+plugins: [transformers, transformers_trainer, polars, jinja_formatter]
+"""
+"""How a run begins whose folder has the model, the tokenizer and conversations."""
+
 
 def write_conversations(file: Path, count: int, tokenizer: Any) -> dict[str, int]:
     """Write `count` conversations as JSONL; return what there is of tokens, counted by the tokenizer alone."""

@@ -30,25 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from clock import clocked
-from conversations import CHATML, learn_tokenizer, write_conversations
+from conversations import CHATML, ROWS, learn_tokenizer, write_conversations
 
 RESULT = Path(__file__).parent / "results" / "prepare.json"
 LENGTHS = (512, 1024)
 COMPARED = 64
 COLOURS = {"dumbo": "#1f6f8b", "trl": "#c9a227", "llamafactory": "#7a9e7e", "axolotl": "#b5651d"}
 
-RUN = """\
-model:
-  base_model: {folder}
-datasets:
-  - path: {folder}/rows.jsonl
-    type: huggingface_polars
-    data_format: messages
-    train_format: {{type: chat_template, chat_template: chatml}}
+TRAINER = """\
 trainer:
   arguments: {{batch_size: 16, learning_rate: 1e-4}}
   data: {{sequence_length: {length}, packing: true, too_long: split}}
-plugins: [transformers, transformers_trainer, polars, jinja_formatter]
 """
 
 
@@ -90,7 +82,9 @@ def write_run(folder: Path, rows: int) -> dict[str, int]:
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     for length in LENGTHS:
-        (folder / f"run-{length}.yaml").write_text(RUN.format(folder=folder, length=length), encoding="utf-8")
+        (folder / f"run-{length}.yaml").write_text(
+            (ROWS + TRAINER).format(folder=folder, length=length), encoding="utf-8"
+        )
     return write_conversations(folder / "rows.jsonl", rows, tokenizer)
 
 

@@ -7,11 +7,8 @@ the order of the file: their number and a digest are compared with those of a pl
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import platform
 import random
 import resource
 import subprocess
@@ -21,6 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from two_sizes import compare_sizes
 
 RESULT = Path(__file__).parent / "results" / "streaming.json"
 TEXTS = Path(__file__).parents[1] / "src" / "dumbo" / "docs"
@@ -43,28 +42,7 @@ plugins: [transformers, transformers_trainer, polars, text_formatter]
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=1000, help="size of the larger file (1000)")
-    parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
-    parser.add_argument("--stream", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if options.stream:
-        print(json.dumps(stream_file(options.stream)))
-        return 0
-    runs = [measure(megabytes) for megabytes in (max(options.megabytes // 10, 1), options.megabytes)]
-    report = {
-        "cpu_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "address_space_limit_mib": LIMIT >> 20,
-        "runs": runs,
-        "peak_memory_ratio": round(runs[1]["peak_mib"] / runs[0]["peak_mib"], 3),
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"peak memory of the larger file: {report['peak_memory_ratio']} times that of the smaller")
-    print(f"written to {options.output}")
-    return 0
+    return compare_sizes(words, __doc__, RESULT, measure, stream_file, address_space_limit_mib=LIMIT >> 20)
 
 
 def measure(megabytes: int) -> dict[str, Any]:
@@ -74,7 +52,7 @@ def measure(megabytes: int) -> dict[str, Any]:
         documents = write_tokenizer(folder)
         order, file = write_documents(folder, documents, megabytes)
         (folder / "run.yaml").write_text(RUN.format(folder=folder, file=file), encoding="utf-8")
-        command = [sys.executable, __file__, "--stream", str(folder / "run.yaml")]
+        command = [sys.executable, __file__, "--run", str(folder / "run.yaml")]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=limit_memory)
         found = json.loads(done.stdout.splitlines()[-1])
         size = file.stat().st_size
@@ -91,8 +69,8 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
 
 
-def stream_file(run: Path) -> dict[str, Any]:
-    """One pass over the stream of a run: tokens, their digest, seconds and the peak of resident memory."""
+def stream_file(run: Path) -> int:
+    """One pass over the stream of a run; prints its tokens, their digest, seconds and the peak of resident memory."""
     from transformers import AutoTokenizer
 
     from dumbo.configure import configure
@@ -124,13 +102,15 @@ def stream_file(run: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     stream.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {
+    found = {
         "tokens": tokens,
         "digest": digest.hexdigest(),
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens / seconds),
         "peak_mib": round(peak),
     }
+    print(json.dumps(found))
+    return 0
 
 
 def pieces_of(stream: Any) -> Iterator[Any]:
