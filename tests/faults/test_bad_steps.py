@@ -6,11 +6,10 @@ import math
 import pytest
 import torch
 
-from dumbo.cli.main import main
 from tests import builders
 from tests.distributed.test_two_processes import torchrun
 from tests.numerics.training import build_trainer, random_rows, tiny_llama
-from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, weights_of
+from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, printed_by, weights_of
 
 # The loss or the gradient is spoilt in the steps that a file names; what every step leaves is kept beside it.
 SPOILING = """
@@ -76,11 +75,7 @@ def run(tmp_path, model_folder, rows_file, capsys):
         (tmp_path / "spoil.json").write_text(json.dumps({"loss": loss or {}, "gradient": gradient or {}}))
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         file = builders.write_config(tmp_path, model_folder, rows_file, STEPS | dotted)
-        capsys.readouterr()
-        got = main(["train", str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
+        printed = printed_by(capsys, code, "train", str(file))
         train.folder = tmp_path / "out"
         train.said = printed.out
         return printed.err if code else printed.out

@@ -6,12 +6,11 @@ import os
 import polars
 import pytest
 
-from dumbo.cli.main import main
 from dumbo.data import sources
 from dumbo.data.changed_files import FileStamps
 from dumbo.errors import RunError
 from tests import builders
-from tests.run.whole_runs import SHIPPED, weights_of
+from tests.run.whole_runs import SHIPPED, printed_by, weights_of
 
 # Does something to the data before a step, or when the model is patched: the rows were read by then.
 CHANGING = """
@@ -72,10 +71,7 @@ def run(tmp_path, model_folder, capsys):
             "plugins": [*SHIPPED, f"./own.py:{plugin}"],
         }
         config = builders.write_config(tmp_path, model_folder, train.file, base | dotted)
-        capsys.readouterr()
-        got = main(["train", str(config)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
+        printed = printed_by(capsys, code, "train", str(config))
         train.folder, train.said = tmp_path / f"out-{how}", printed.out
         return printed.err if code else printed.out
 

@@ -5,10 +5,9 @@ import subprocess
 
 import pytest
 
-from dumbo.cli.main import main
 from dumbo.disk import LineFile, free_space
 from tests import builders
-from tests.run.whole_runs import SHIPPED, metrics_of, weights_of
+from tests.run.whole_runs import SHIPPED, metrics_of, printed_by, weights_of
 
 # Fills the disk of the run's folder after a step, and makes room after another one.
 FILLING = """
@@ -76,11 +75,7 @@ def run(disk, tmp_path, model_folder, rows_file, capsys):
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         base = {"trainer.output_dir": str(disk / "out"), "plugins": [*SHIPPED, "./own.py:FillPlugin"]}
         file = builders.write_config(tmp_path, model_folder, rows_file, base | dotted)
-        capsys.readouterr()
-        got = main(["train", str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
+        printed = printed_by(capsys, code, "train", str(file))
         train.folder, train.said = disk / "out", printed.out
         return printed.err if code else printed.out
 

@@ -8,13 +8,12 @@ import torch
 
 from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
 from dumbo.bridge.splitting import documents_of, split_batch
-from dumbo.cli.main import main
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.errors import ConfigError
 from dumbo.plugins.transformers_trainer.training import build
 from tests import builders
 from tests.numerics.training import build_trainer, random_rows, tiny_llama
-from tests.run.whole_runs import SHIPPED, losses_of, weights_of
+from tests.run.whole_runs import SHIPPED, losses_of, printed_by, weights_of
 
 # A machine whose memory holds so many rows, or packed tokens, from a pass on; in the backward pass it fails halfway.
 TIGHT = """
@@ -73,10 +72,7 @@ def run(tmp_path, model_folder, rows_file, capsys):
         (folder / "tight.json").write_text(json.dumps(tight))
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         file = builders.write_config(folder, model, rows_file, CHANGES | dotted)
-        capsys.readouterr()
-        got = main(["train", str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
+        printed = printed_by(capsys, code, "train", str(file))
         train.folder, train.said = folder / "out", printed.out
         train.passes = [int(line) for line in (folder / "passes.txt").read_text().split()]
         return printed.err if code else printed.out

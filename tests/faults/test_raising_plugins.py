@@ -7,9 +7,8 @@ import json
 
 import pytest
 
-from dumbo.cli.main import main
 from tests import builders
-from tests.run.whole_runs import SHIPPED, metrics_of, weights_of
+from tests.run.whole_runs import SHIPPED, metrics_of, printed_by, weights_of
 
 RAISING = """
 import torch
@@ -166,11 +165,7 @@ def run(tmp_path, model_folder, rows_file, capsys):
         plugins = [*SHIPPED, "text_formatter", "./own.py:WitnessPlugin", f"./own.py:{name}"]
         base = {"trainer.arguments.max_steps": 4, "plugins": plugins}
         file = builders.write_config(tmp_path, model_folder, rows_file, base | (changes or {}))
-        capsys.readouterr()
-        got = main(["train", str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
+        printed = printed_by(capsys, code, "train", str(file))
         train.file, train.folder = tmp_path / "own.py", tmp_path / "out"
         return printed
 

@@ -7,11 +7,10 @@ import time
 
 import pytest
 
-from dumbo.cli.main import main
 from dumbo.errors import RunError
 from dumbo.watchdog import Watchdog
 from tests import builders
-from tests.run.whole_runs import SHIPPED, metrics_of
+from tests.run.whole_runs import SHIPPED, metrics_of, printed_by
 
 # Hangs where it is told to, in the step of that number.
 HANGING = """
@@ -64,11 +63,7 @@ def run(tmp_path, model_folder, rows_file, capsys):
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         base = {"trainer.arguments.max_steps": 4, "plugins": [*SHIPPED, *(f"./own.py:{name}" for name in names)]}
         file = builders.write_config(tmp_path, model_folder, rows_file, base | dotted)
-        capsys.readouterr()
-        got = main(["train", str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        return printed
+        return printed_by(capsys, code, "train", str(file))
 
     train.folder = tmp_path / "out"
     return train

@@ -8,7 +8,7 @@ import pytest
 
 from dumbo.cli.main import main
 from tests import builders
-from tests.run.whole_runs import SHIPPED
+from tests.run.whole_runs import SHIPPED, printed_by
 
 PLUGINS = '''
 from typing import Literal
@@ -122,11 +122,8 @@ def inspect(capsys):
     """Runs `dumbo inspect run.yaml`, which must end with `code`; returns what was printed, or said against it."""
 
     def run(*words, code=0, verb="inspect"):
-        capsys.readouterr()
-        got = main([verb, "run.yaml", *map(str, words)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert (printed.err == "") == (code != 2) and "Traceback" not in printed.err
+        printed = printed_by(capsys, code, verb, "run.yaml", *map(str, words))
+        assert (printed.err == "") == (code != 2)
         return printed.err if code == 2 else printed.out
 
     return run

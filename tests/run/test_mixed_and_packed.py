@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from dumbo.cli.main import main
 from tests import builders
+from tests.run.whole_runs import printed_by
 
 
 @pytest.fixture
@@ -25,11 +25,7 @@ def run(tmp_path, model_folder, capsys):
         }
         folder = {"trainer.output_dir": str(tmp_path / f"out-{len(list(tmp_path.iterdir()))}")}
         file = builders.write_config(tmp_path, model_folder, rows, few | more | folder | changes)
-        capsys.readouterr()
-        got = main([str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
+        printed = printed_by(capsys, code, str(file))
         return printed.err if code else printed.out
 
     return train

@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from dumbo.cli.main import main
 from tests import builders
-from tests.run.whole_runs import SHIPPED, losses_of, metrics_of
+from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, printed_by
 
 TEXT = (builders.ROOT / "LICENSE").read_text(encoding="utf-8").split()
 COMPLETION = {"data_format": "completion", "train_format": "completion"}
@@ -39,11 +38,7 @@ def run(tmp_path, model_folder, capsys):
             "trainer.output_dir": str(tmp_path / f"out-{len(list(tmp_path.iterdir()))}"),
         }
         file = builders.write_config(tmp_path, model_folder, tmp_path / "a.jsonl", base | dotted)
-        capsys.readouterr()
-        got = main([verb, str(file)])
-        printed = capsys.readouterr()
-        assert got == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
+        printed = printed_by(capsys, code, verb, str(file))
         train.said, train.folder = printed.out, tmp_path / (base | dotted)["trainer.output_dir"]
         return printed.err if code else printed.out
 

@@ -29,6 +29,16 @@ def weights_of(folder: Path) -> dict:
     return load_file(folder / "model.safetensors")
 
 
+def printed_by(capsys, code: int, *words: str):
+    """What the command line printed, on its own: it ended with `code`, and without a traceback."""
+    capsys.readouterr()
+    got = main(list(words))
+    printed = capsys.readouterr()
+    assert got == code, printed.out + printed.err
+    assert "Traceback" not in printed.err
+    return printed
+
+
 def run_here(file: Path, *words: str) -> Path:
     """Train `file`, made by `builders.write_config`, in this process; return the run's folder."""
     assert main(["train", str(file), *words]) == 0
