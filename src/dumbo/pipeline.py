@@ -16,6 +16,7 @@ from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
 from dumbo.run import OpenRun, open_run
+from dumbo.run_folder import STOPPED
 from dumbo.termination import raising_on_termination
 
 
@@ -70,7 +71,10 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)
-        return plugins.fold(hooks.OutputPlugin, artifact, config) if launch.is_first else artifact
+        if launch.is_first:
+            artifact = plugins.fold(hooks.OutputPlugin, artifact, config)
+            remove_rolling(run.folder)
+        return artifact
 
 
 def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifact:
@@ -80,8 +84,10 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     with run.blaming_plugins("training"):
         result = trainer.train()
     run.tell_stream()
-    folder = run.folder / (f"checkpoints/step-{result.steps:06}" if result.stopped_early else "model")
-    if result.checkpoint is None:
+    folder = result.checkpoint
+    if folder is None:
+        # Not the name of a checkpoint, in whose place it would be put.
+        folder = run.folder / (f"checkpoints/{STOPPED}{result.steps:06}" if result.stopped_early else "model")
         with run.blaming_plugins("saving"):
             trainer.save_model(folder)
     run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})
@@ -93,7 +99,5 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
     if result.steps < result.total_steps:
         steps = f"{result.steps} of {result.total_steps} steps (a callback ended it)"
-    if run.launch.is_first:
-        remove_rolling(run.folder)
     console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
     return Artifact(folder, result.steps)

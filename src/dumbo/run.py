@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dumbo.blame import describe, describe_exit
 from dumbo.checkpoint.opening import read_opening
-from dumbo.checkpoint.resume import ResumeRequest, Resumption, claim_run, config_tree
+from dumbo.checkpoint.resume import ResumeRequest, Resumption, claim_run, config_tree, resume_command
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.sources import Source
@@ -232,7 +232,7 @@ class OpenRun:
         """A line that says how a run which was stopped goes on."""
         if result.checkpoint is None:
             return ""
-        return f"\n    to go on: dumbo train {self.configured.source.file} --resume"
+        return f"\n    to go on: {resume_command(self.configured, self.folder)}"
 
     def state(self) -> RunState:
         """What of the run goes into its checkpoints."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ from dumbo.errors import ConfigError, KeyPath, RunError
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact
 from dumbo.run_lock import LOCK_NAME, FolderInUse, RunLock, owner_of
+from dumbo.summary import config_file_of
 
 _MARKS = ("metrics.jsonl", "model", "checkpoints")
 """What a run that began to train has in its folder."""
 _WRITTEN = (*_MARKS, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
 """What a run writes: in a folder that has such a file already, a file of somebody's would be lost."""
 _KEY = "trainer.output_dir"
+STOPPED = "stopped-"
+"""How a model is called, before the number of its step, that nothing can go on from."""
 _OTHER_FOLDER = "or name another folder, or leave output_dir out: every run then gets a folder of its own"
 _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 
@@ -31,6 +35,14 @@ _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 def run_name(config_file: Path) -> str:
     """The default name of a run that starts now: `<config>-<time>`, in UTC."""
     return f"{config_file.stem}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+
+
+def default_folders(config_file: Path) -> list[Path]:
+    """The folders of the runs of this configuration that `run_name` gave a name."""
+    name = re.compile(rf"{re.escape(config_file.stem)}-\d{{8}}-\d{{6}}(-\d+)?")
+    found = [folder for folder in Path("runs").glob("*") if name.fullmatch(folder.name)]
+    # Two files in different folders may have one name.
+    return [folder for folder in found if (config_file_of(folder) or config_file).resolve() == config_file.resolve()]
 
 
 def claim_folder(wanted: str | None, config_file: Path) -> RunLock:
@@ -132,9 +144,19 @@ def is_run(folder: Path) -> bool:
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The whole checkpoints of the run in `folder`, oldest first: `checkpoints/step-<digits>`."""
-    found = (folder / "checkpoints").glob("step-*")
-    whole = [path for path in found if path.name.removeprefix("step-").isdecimal()]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+    return _numbered(folder / "checkpoints", "step-")
+
+
+def models_of(folder: Path) -> list[Path]:
+    """The models on the way of the run in `folder`, oldest first: its checkpoints, and what it had when it was stopped
+    and could write none."""
+    found = [*_numbered(folder / "checkpoints", STOPPED), *checkpoints_of(folder)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _numbered(folder: Path, begin: str) -> list[Path]:
+    found = [path for path in folder.glob(f"{begin}*") if path.name.removeprefix(begin).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(begin)))
 
 
 def resolved_tree(source: Source) -> dict[str, Any]:

@@ -130,6 +130,19 @@ def _facts_of(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def outcome_of(folder: Path) -> str | None:
+    """How the run in `folder` ended: `finished`, `interrupted`, `failed`; `running` also of one that was killed; None
+    where nothing says so."""
+    outcome = _facts_of(folder).get("outcome")
+    return outcome if isinstance(outcome, str) else None
+
+
+def config_file_of(folder: Path) -> Path | None:
+    """The configuration of the run in `folder`, as it was written on the command line."""
+    file = _facts_of(folder).get("config_file")
+    return Path(file) if isinstance(file, str) else None
+
+
 def _plain(name: str, value: Any) -> Any:
     """The value as JSON reads it back; numbers of NumPy and PyTorch become Python's.
 

@@ -123,6 +123,17 @@ SCENARIOS = {
         "SIGTERM",
         8,
     ),
+    "the last step": (
+        {
+            **HASTY,
+            "trainer.arguments.eval_steps": 3,
+            "trainer.arguments.load_best_model_at_end": True,
+            "trainer.arguments.save_strategy": "epoch",
+        },
+        (),
+        "SIGINT",
+        18,
+    ),
     "a stream": (STREAMED, (), "SIGTERM", 5),
     "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
     "a plugin with a state": ({}, ("./average.py:AveragePlugin",), "SIGTERM", 10),
@@ -135,7 +146,7 @@ LONG = {
     "another optimizer": ({"trainer.arguments.optim": "adafactor"}, (), "SIGTERM", 5),
     "another schedule": ({"trainer.arguments.lr_scheduler_type": "cosine"}, (), "SIGTERM", 5),
     "the first step": ({}, (), "SIGTERM", 1),
-    "the last step": ({}, (), "SIGTERM", 17),
+    "the last step but one": ({}, (), "SIGTERM", 17),
     "checkpointed activations": ({"trainer.arguments.gradient_checkpointing": True}, (), "SIGTERM", 5),
     "samples": ({"evaluation.samples.prompts": ["Add 1 and 2."], **BY_STEPS}, ("samples",), "SIGTERM", 6),
 }
@@ -184,7 +195,7 @@ def test_can_be_stopped_at_every_step(tmp_path, dropping_model, rows):
     whole = write(tmp_path / "whole", dropping_model, rows, {}, ())
     assert main(["train", str(whole)]) == 0
     stopped = write(tmp_path / "stopped", dropping_model, rows, {}, ())
-    for step in range(1, 18):
+    for step in range(1, 19):
         with stop_by("SIGTERM", step):
             assert main(["train", str(stopped), "--resume"]) == 75
     assert main(["train", str(stopped), "--resume"]) == 0
@@ -198,7 +209,12 @@ def test_nothing_to_go_on_with(tmp_path, dropping_model, rows, capfd):
     assert main(["train", str(file), "--resume"]) == 0, "a job script may say it always"
     said = capfd.readouterr().err
     assert f"the run in {file.parent / 'out'} is finished" in said
-    assert "--allow-change" in said
+    assert f"start a new run in another folder, with model.base_model: {file.parent / 'out' / 'model'}" in said
+    longer = ["trainer.arguments.max_steps=4", "--allow-change", "trainer.arguments.max_steps"]
+    assert main(["train", str(file), "--resume", *longer]) == 2, "asked for, and not possible"
+    assert "is finished and kept no checkpoint to train on from" in capfd.readouterr().err
+    assert main(["train", str(file), "--resume", "--allow-change", "trainer.nonsense"]) == 2
+    assert "--allow-change trainer.nonsense: there is no such key" in capfd.readouterr().err
     assert main(["train", str(file), "--resume", "--from", str(tmp_path / "none")]) == 2
     assert "neither the folder of a run nor one of its checkpoints" in capfd.readouterr().err
     assert main(["train", str(file), "--allow-change", "trainer.seed"]) == 2

@@ -105,7 +105,7 @@ def test_a_bad_row_far_into_the_stream_ends_it_and_keeps_the_weights(run, tmp_pa
     said = run(code=2, trainer__arguments__max_steps=500, trainer__arguments__logging_steps=10)
     assert re.match(r".*a\.jsonl:581: .*text", said) and len(said.splitlines()) <= 3
     [step] = re.findall(r"stopped after step (\d+) of 500; the model as it was is in", run.said)
-    folder = run.folder / "checkpoints" / f"step-{int(step):06}"
+    folder = run.folder / "checkpoints" / f"stopped-{int(step):06}"
     assert int(step) > 5 and (folder / "model.safetensors").exists() and not (run.folder / "model").exists()
 
 

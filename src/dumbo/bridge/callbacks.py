@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,10 +12,9 @@ from dumbo.console import Console
 class ShowProgress(TrainerCallback):
     """Moves the progress bar, and sees to it that the last step is logged."""
 
-    def __init__(self, console: Console, is_stopped: Callable[[], bool]) -> None:
-        """`console` is silent on other ranks than the first. `is_stopped`: somebody ends the training before its time,
-        and what is not logged yet is logged when it goes on."""
-        self._console, self._is_stopped = console, is_stopped
+    def __init__(self, console: Console) -> None:
+        """`console` is silent on other ranks than the first."""
+        self._console = console
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the bar."""
@@ -25,8 +23,7 @@ class ShowProgress(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Move the bar."""
         self._console.advance(state.global_step)
-        ends = state.global_step >= state.max_steps or control.should_training_stop
-        if ends and not self._is_stopped():
+        if state.global_step >= state.max_steps or control.should_training_stop:
             control.should_log = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dumbo.bridge.training_state import (
+    RATES,
     callback_states,
+    digest_under_adapters,
     load_callback_states,
     load_optimizer,
     load_schedule,
@@ -28,13 +31,14 @@ from dumbo.checkpoint.manifest import Manifest
 from dumbo.checkpoint.opening import STATE, write_opening
 from dumbo.checkpoint.tree import encode, read_tree, write_tree
 from dumbo.config.arguments import OPTIMIZER_KEYS, SCHEDULE_KEYS
-from dumbo.errors import Problem, RunError
+from dumbo.errors import KeyPath, Problem, RunError
 
 if TYPE_CHECKING:
     from dumbo.bridge.resuming import ResumableTrainer
     from dumbo.job import Job
 
-_SCHEDULE = frozenset({*SCHEDULE_KEYS, "learning_rate", "max_steps", "num_train_epochs"})
+_SCHEDULE = frozenset({*SCHEDULE_KEYS, "learning_rate"})
+_LENGTH = frozenset({"max_steps", "num_train_epochs"})
 _OPTIMIZER = frozenset({*OPTIMIZER_KEYS, "learning_rate"})
 
 
@@ -51,6 +55,7 @@ class TrainingCheckpoints:
             self.folder.last_step = resumption.step
         self._beside: list[str] = []
         self._data: str | None = None
+        self._frozen: str | None = None
         self._tried_optimizer = False
 
     def try_saving(self) -> None:
@@ -61,9 +66,10 @@ class TrainingCheckpoints:
             RunError: the model cannot be saved, or not be read back.
         """
         self._data = self._data_digest()
+        self._frozen = digest_under_adapters(self._trainer.accelerator.unwrap_model(self._trainer.model))
         resumed = self._job.run_state.resumption
         if resumed is not None and resumed.manifest is not None:
-            self._check_data(resumed.manifest.data)
+            self._compare(resumed.manifest, resumed.changed)
         self._encoded({"plugins": dict(self._job.run_state.plugin_states())})
         states = random_states()
         folder = self._job.output_dir / "checkpoints" / "trial.partial"
@@ -161,25 +167,27 @@ class TrainingCheckpoints:
             asked=asked,
             world_size=self._trainer.args.world_size,
             data=self._data,
+            frozen=self._frozen,
             config=run.config,
             versions=run.versions,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
 
     def _data_digest(self) -> str | None:
-        if self._job.train_dataset is None:
-            return None
-        held_out = self._job.eval_dataset
-        return "-".join([self._job.train_dataset.digest(), *([held_out.digest()] if held_out is not None else [])])
+        job = self._job
+        trained = job.stream.fingerprint if job.stream is not None else job.train_dataset and job.train_dataset.digest()
+        return "-".join([trained or "", *([job.eval_dataset.digest()] if job.eval_dataset is not None else [])])
 
-    def _check_data(self, before: str | None) -> None:
-        """The rows must be those of the checkpoint: its place among them means nothing among others."""
-        resumption = self._job.run_state.resumption
-        assert resumption is not None
-        allowed = any(path[0] == "datasets" for path in resumption.changed)
-        if before is not None and self._data != before and not allowed:
+    def _compare(self, manifest: Manifest, changed: Sequence[KeyPath]) -> None:
+        """The rows must be those of the checkpoint, as its place among them means nothing among others; so must be the
+        weights that it does not have."""
+        if self._data != manifest.data and not any(path[0] == "datasets" for path in changed):
             message = "the rows are not those of the checkpoint: a file, the template or the tokenizer has changed"
             hints = ("put it back, or add --allow-change datasets to go on at the same place among the new rows",)
+            raise RunError(str(Problem(message, hints=hints)))
+        if self._frozen != manifest.frozen:
+            message = "the model under the adapter is not that of the checkpoint: model.base_model has other weights"
+            hints = ("put them back; of a model on the hub, name its commit with model.revision",)
             raise RunError(str(Problem(message, hints=hints)))
 
     def load_model(self, checkpoint: Path) -> None:
@@ -196,10 +204,16 @@ class TrainingCheckpoints:
         """Give optimizer, schedule and scaler their states."""
         trainer, state = self._trainer, read_tree(checkpoint / STATE, "state")
         resumption = self._job.run_state.resumption
-        changed = {str(path[-1]) for path in resumption.changed} if resumption else set()
-        settings, schedule = bool(changed & _OPTIMIZER), bool(changed & _SCHEDULE)
+        changed = resumption.changed if resumption is not None else ()
+        keys = {str(path[2]) for path in changed if path[:2] == ("trainer", "arguments") and len(path) > 2}
+        settings = bool(keys & _OPTIMIZER)
+        schedule = bool(keys & _SCHEDULE)
+        if not isinstance(trainer.lr_scheduler, ReduceLROnPlateau):
+            # Other rows may be other numbers of steps; what a plugin's schedule goes by, nobody knows.
+            others = any(path[0] == "datasets" for path in changed) or self._job.build_scheduler is not None
+            schedule |= bool(keys & _LENGTH) or bool(changed and others)
         saved = read_tree(checkpoint / STATE, "optimizer")
-        load_optimizer(trainer.optimizer, saved, keep_settings=settings or schedule)
+        load_optimizer(trainer.optimizer, saved, keep=None if settings else RATES if schedule else ())
         load_schedule(trainer.lr_scheduler, state["schedule"], trainer.state.global_step, schedule)
         if state["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(state["scaler"])
@@ -222,7 +236,7 @@ class TrainingCheckpoints:
             found = broadcast_object_list([found])[0]
         if found is not None:
             self.load_model(found)
-            load_optimizer(self._trainer.optimizer, read_tree(found / STATE, "optimizer"), keep_settings=True)
+            load_optimizer(self._trainer.optimizer, read_tree(found / STATE, "optimizer"), keep=None)
             self._job.run_state.load_plugin_states(self._of_rank(found)["plugins"])
         return found
 

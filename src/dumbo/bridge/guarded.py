@@ -114,6 +114,15 @@ class GuardedTrainer(ResumableTrainer):
         """Which rows are trained on when; of a subclass."""
         raise NotImplementedError
 
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether the training is as after its last step, and nothing else has touched it; with several ranks nobody
+        knows."""
+        ends = (
+            self.state.global_step >= self.state.max_steps and self._job.config.trainer.arguments.load_best_model_at_end
+        )
+        return self._step.logged_loss is None and self.args.world_size == 1 and not ends
+
     def _begin_step(self) -> None:
         """A step begins with the reading of its rows."""
         self._step = _Step(random=random_states(), logged_loss=self._tr_loss.clone(), tokens_seen=self.tokens_seen)

@@ -32,12 +32,18 @@ class Stop(IntEnum):
 
 class Requests(TrainerCallback):
     """Ctrl-C and SIGTERM end the training after the step that runs, SIGUSR1 and the file `save` ask for a checkpoint,
-    and so does the clock; on all ranks at the same step. A second Ctrl-C ends it at once."""
+    and so does the clock; on all ranks at the same step. A second Ctrl-C ends it at once.
+
+    The last of the callbacks: by then all others have said what comes after a step.
+    """
 
     def __init__(self, run_folder: Path, every_minutes: float | None) -> None:
         """No signal is caught before the training begins. `every_minutes` without a checkpoint there is one."""
+        self.wanted = Stop.NOBODY
+        """Who has asked this process for the end, at any moment."""
         self.stop = Stop.NOBODY
-        """Whether the training ends, or ended, because somebody asked for it."""
+        """For whom the training ends, or ended: decided after a step, alike on all ranks. Whoever asks later, when
+        the training has come to its end by itself, is late."""
         self.asked = False
         """Whether the checkpoint of this step is wanted by the configuration or the user, and not by the clock."""
         self.due_evaluation = False
@@ -45,7 +51,7 @@ class Requests(TrainerCallback):
         self.at_epoch_end = False
         """Whether the end of the epoch was told to all callbacks."""
         self.ended_before = False
-        """Whether the training was to end after this step anyway."""
+        """Where somebody stops it: whether the training was to end after this step anyway."""
         self._file = run_folder / SAVE_FILE
         self._seconds = None if every_minutes is None else 60 * every_minutes
         self._saved_at = time.monotonic()
@@ -64,7 +70,7 @@ class Requests(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save or stop if any rank was asked to; the evaluation that may be due then comes when the run goes on."""
-        wishes = [int(self.stop), *map(int, self._wants_checkpoint(args))]
+        wishes = [int(self.wanted), *map(int, self._wants_checkpoint(args))]
         if args.world_size > 1:
             flags = torch.tensor(wishes, device=args.device)
             distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
@@ -79,6 +85,10 @@ class Requests(TrainerCallback):
         if self.stop:
             control.should_training_stop = True
             control.should_evaluate = False
+
+    def stop_now(self, control: TrainerControl) -> None:
+        """End the training in the middle of the evaluation after a step."""
+        self.stop, self.ended_before, self.due_evaluation = self.wanted, control.should_training_stop, True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The end of a stopped epoch is no time to evaluate or save: that was done, or comes when the run goes on."""
@@ -111,11 +121,11 @@ class Requests(TrainerCallback):
         return by_signal or by_file, late
 
     def _note_interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self.stop = max(self.stop, Stop.USER)
+        self.wanted = max(self.wanted, Stop.USER)
         signal.signal(signal.SIGINT, self._previous.pop(signal.SIGINT))
 
     def _note_termination(self, signum: int, frame: FrameType | None) -> None:
-        self.stop = Stop.SYSTEM
+        self.wanted = Stop.SYSTEM
 
     def _note_save(self, signum: int, frame: FrameType | None) -> None:
         self._save = True

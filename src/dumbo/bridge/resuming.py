@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from dumbo.bridge.checkpoints import TrainingCheckpoints
 from dumbo.bridge.requests import Requests, Stop
+from dumbo.bridge.training_state import random_states, set_random_states
 from dumbo.checkpoint.folder import put_in_place
 from dumbo.job import Job
 
@@ -38,8 +39,10 @@ class ResumableTrainer(Trainer):
         self.tokens_seen, self._tokens_logged = 0, 0
         self.checkpoint_seconds = 0.0
         """How long the training waited for checkpoints since the last log."""
+        self._before_evaluation: Mapping[str, Any] | None = None
+        """The states of the generators, while there is an evaluation, and after one that was cut short."""
         self._last: tuple[float | None, float | None] = (None, None)  # norm of the gradient, learning rate
-        callbacks = [self.requests, *settings.pop("callbacks"), _Restore(self)]
+        callbacks = [*settings.pop("callbacks"), self.requests, _Restore(self)]
         super().__init__(callbacks=callbacks, **settings)
 
     def save(self, folder: Path) -> None:
@@ -60,7 +63,7 @@ class ResumableTrainer(Trainer):
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody has asked for the end."""
+        """Whether the training ends, or ended, because somebody asked for it."""
         return self.requests.stop is not Stop.NOBODY
 
     @property
@@ -81,8 +84,9 @@ class ResumableTrainer(Trainer):
             self.train(resume_from_checkpoint=str(self.checkpoint))
         except StoppedInEvaluation:
             self._job.console.stop_training()
+            self.requests.stop_now(self.control)
+            self.undo_evaluation()
             if self.state.global_step:
-                self.requests.due_evaluation = True
                 self._save_checkpoint(self.model_wrapped, None)
         finally:
             self.checkpoints.close()
@@ -95,8 +99,20 @@ class ResumableTrainer(Trainer):
             StoppedInEvaluation: caught where the training began.
         """
         # Several ranks must agree, which they do after the next step.
-        if self.is_stopped and self.args.world_size == 1:
+        if self.requests.wanted and self.args.world_size == 1:
             raise StoppedInEvaluation
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around an evaluation, which may draw random numbers."""
+        self._before_evaluation = random_states()
+        yield
+        self._before_evaluation = None
+
+    def undo_evaluation(self) -> None:
+        """The evaluation that was cut short comes again when the run goes on: with the numbers that it had."""
+        if self._before_evaluation is not None:
+            set_random_states(self._before_evaluation)
 
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps in an epoch; None where nobody knows."""
@@ -159,7 +175,7 @@ class ResumableTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write what the run can go on from after this step."""
         began = time.monotonic()
-        written = self.checkpoints.save(self.requests.asked, at_once=self.is_stopped)
+        written = self.checkpoints.save(self.requests.asked, at_once=bool(self.requests.wanted))
         self.checkpoint_seconds += time.monotonic() - began
         if self.is_stopped:
             self.stopped_at = written

@@ -25,7 +25,7 @@ from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan, plan_run
 from dumbo.data.sequences import single_rows
 from dumbo.data.streaming import Stream
-from dumbo.errors import DumboError, Interrupted, TrainingStopped
+from dumbo.errors import DumboError, Interrupted, PluginError, TrainingStopped
 from dumbo.job import Batch, Job, TrainResult
 from dumbo.losses.token import count_supervised, next_token_cross_entropy
 from dumbo.metrics import logged_path
@@ -89,7 +89,7 @@ class DumboTrainer(GuardedTrainer):
             eval_dataset=cast("Any", job.eval_dataset),
             data_collator=cast("Any", job.collator),
             processing_class=job.tokenizer,
-            callbacks=[*keeping, *job.callbacks, ShowProgress(job.console, lambda: self.is_stopped)],
+            callbacks=[*keeping, *job.callbacks, ShowProgress(job.console)],
         )
         # Before Transformers 5.20 this, and not `loss_is_scaled_for_ga`, kept the loss from being divided once more.
         self.model_accepts_loss_kwargs = True
@@ -105,12 +105,13 @@ class DumboTrainer(GuardedTrainer):
         try:
             self.begin_or_go_on()
         except KeyboardInterrupt:
-            message = f"stopped in the middle of step {self.state.global_step + 1}; its weights are not saved"
-            raise Interrupted(message) from None
+            raise Interrupted(self._told_at_once()) from None
         except DumboError as error:
             # Between two steps, or the stream's: the steps that were made are worth keeping.
             of_stream = self._stream is not None and error is self._stream.batches.failed
             if not (of_stream or isinstance(error, TrainingStopped)) or not self.state.global_step:
+                if isinstance(error, PluginError):
+                    self._keep_steps()
                 raise
             self._job.console.stop_training()
             # What a stream has handed out for this step is gone; but a checkpoint that is there has more than a model.
@@ -120,14 +121,36 @@ class DumboTrainer(GuardedTrainer):
                 else self.checkpoints.folder.written(self.state.global_step)
             )
             return TrainResult(self.state.global_step, self.state.max_steps, checkpoint=checkpoint, failure=error)
+        except (Exception, SystemExit):
+            self._keep_steps()
+            raise
         finally:
             if self._job.stream is not None:
                 self._job.stream.close()
         steps, total, stop = self.state.global_step, self.state.max_steps, self.requests.stop
-        if steps >= total or stop is Stop.NOBODY:
+        if stop is Stop.NOBODY:
             return TrainResult(steps, total)
         is_user = stop is Stop.USER
         return TrainResult(steps, total, interrupted=is_user, terminated=not is_user, checkpoint=self.stopped_at)
+
+    def _told_at_once(self) -> str:
+        """What is said of a training that was ended in the middle of something."""
+        last = self.checkpoints.folder.last_step
+        kept = f"the last checkpoint is that of step {last}" if last is not None else "there is no checkpoint"
+        return f"stopped at once, after step {self.state.global_step}; {kept}"
+
+    def _keep_steps(self) -> None:
+        """Something between two steps, such as a plugin's callback, has failed: what was trained until then is worth
+        keeping."""
+        step = self.state.global_step
+        if not self.is_between_steps or not step or self.checkpoints.folder.written(step) is not None:
+            return
+        self._job.console.stop_training()
+        self.requests.due_evaluation = self.control.should_evaluate
+        self.undo_evaluation()
+        checkpoint = self.checkpoints.save(asked=False, at_once=True)
+        if checkpoint is not None:
+            self._job.console.say(f"what was trained until then is in {checkpoint}: --resume goes on from it")
 
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps in an epoch; None for a stream."""
@@ -226,7 +249,7 @@ class DumboTrainer(GuardedTrainer):
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
-        with self.packing.switched_off() if self.packing else contextlib.nullcontext():
+        with self.evaluating(), self.packing.switched_off() if self.packing else contextlib.nullcontext():
             metrics = {f"{metric_key_prefix}_loss": self._mean_loss(dataset)}
             for evaluate in self._job.evaluators:
                 self.stop_if_asked()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer_callback import ExportableState
+
+from dumbo.errors import RunError
+
+_SAMPLE = 4096
+"""About so many values of a weight that is not in a checkpoint stand for it."""
+RATES = ("lr", "initial_lr")
+"""The settings of an optimizer that belong to its schedule."""
 
 
 def random_states() -> dict[str, Any]:
@@ -31,17 +40,16 @@ def set_random_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def load_optimizer(optimizer: Any, saved: Mapping[str, Any], keep_settings: bool) -> None:
+def load_optimizer(optimizer: Any, saved: Mapping[str, Any], keep: Collection[str] | None = ()) -> None:
     """Put the saved state into `optimizer`, in the types that it was saved in.
 
-    `keep_settings`: learning rates and other settings stay those that the optimizer was made with.
+    `keep`: settings, such as `lr`, that stay as the optimizer has them; None means all.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     settings = [{name: value for name, value in group.items() if name != "params"} for group in inner.param_groups]
     inner.load_state_dict(saved)
-    if keep_settings:
-        for group, values in zip(inner.param_groups, settings, strict=True):
-            group.update(values)
+    for group, values in zip(inner.param_groups, settings, strict=True):
+        group.update({name: value for name, value in values.items() if keep is None or name in keep})
     parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
     numbers = [number for group in saved["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -52,7 +60,14 @@ def load_optimizer(optimizer: Any, saved: Mapping[str, Any], keep_settings: bool
 
 
 def load_schedule(scheduler: Any, saved: Mapping[str, Any], step: int, changed: bool) -> None:
-    """Put the saved state into the schedule; one that was `changed` is moved to its own place after `step` steps."""
+    """Put the saved state into the schedule; one that was `changed` is moved to its own place after `step` steps.
+
+    Raises:
+        RunError: it has none, as it goes by the evaluations.
+    """
+    if changed and isinstance(scheduler, ReduceLROnPlateau):
+        message = "a schedule that goes by the evaluations (reduce_lr_on_plateau) cannot be changed on the way"
+        raise RunError(f"{message}\n    leave it as it was, or start a new run from the checkpoint's weights")
     if not changed:
         scheduler.load_state_dict(saved)
         return
@@ -103,6 +118,21 @@ def load_weights(model: Any, folder: Path) -> None:
         for name, tensor in read_weights(model, folder).items():
             if name in own:
                 own[name].copy_(tensor)
+
+
+def digest_under_adapters(model: Any) -> str | None:
+    """Stands for the weights that adapters leave as they are, of which it takes a few of each at even distances: 128
+    bits, hexadecimal. None for a model without adapters."""
+    if not hasattr(model, "peft_config"):
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.named_parameters():
+        if not value.requires_grad:
+            flat = value.detach().reshape(-1)
+            some = flat[:: max(flat.numel() // _SAMPLE, 1)].contiguous().cpu()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(some.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _load_adapters(model: Any, folder: Path) -> set[str]:

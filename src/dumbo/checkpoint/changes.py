@@ -23,6 +23,8 @@ class Change(Enum):
 _RULES: tuple[tuple[str, Change], ...] = (
     ("model.trust_remote_code", Change.HARMLESS),
     ("model.attention", Change.ALLOWED),
+    # The weights are in the checkpoint; those under an adapter are compared.
+    ("model.revision", Change.HARMLESS),
     ("model", Change.IMPOSSIBLE),
     # Whether the rows are the same is seen in the rows: a file may have moved.
     ("datasets", Change.HARMLESS),
@@ -32,6 +34,8 @@ _RULES: tuple[tuple[str, Change], ...] = (
     ("trainer.seed", Change.IMPOSSIBLE),
     ("trainer.output_dir", Change.HARMLESS),
     ("trainer.checkpoints", Change.HARMLESS),
+    ("trainer.faults.on_spike", Change.ALLOWED),
+    ("trainer.faults.spike_factor", Change.ALLOWED),
     ("trainer.faults", Change.HARMLESS),
     ("trainer.arguments.batch_size", Change.IMPOSSIBLE),
     ("trainer.arguments.optim", Change.IMPOSSIBLE),
@@ -89,7 +93,7 @@ def check_changes(
     problems = [*_refused(changes, allowed, harmless, checkpoint), *unknown]
     if problems:
         raise ConfigError(problems)
-    known = [path for path in changes if any(_begins(dotted(path), key) for key in allowed)]
+    known = [path for path in changes if any(begins(dotted(path), key) for key in allowed)]
     return (*known, *([(_ROWS,)] if _ROWS in allowed else []))
 
 
@@ -98,7 +102,7 @@ def _refused(
 ) -> Iterator[Problem]:
     for path, (old, new) in changes.items():
         key = dotted(path)
-        kind = Change.HARMLESS if any(_begins(key, section) for section in harmless) else _kind(key)
+        kind = Change.HARMLESS if any(begins(key, section) for section in harmless) else _kind(key)
         message = f"was {_shown(old)} in the checkpoint, and is {_shown(new)} now"
         if path[0] == "plugins":
             message = f"'{path[1]}' was {'not listed' if old is None else 'listed'} when the checkpoint was written"
@@ -106,7 +110,7 @@ def _refused(
         if kind is Change.IMPOSSIBLE:
             new_run = f"start a new run from its weights instead, with model.base_model: {checkpoint}"
             yield Problem(f"{message}: {kind.value}", path, hints=("write the old value", new_run))
-        elif kind is Change.ALLOWED and not any(_begins(key, name) for name in allowed):
+        elif kind is Change.ALLOWED and not any(begins(key, name) for name in allowed):
             hint = f"to go on with it, add --allow-change {dotted(path)}"
             yield Problem(f"{message}: {kind.value}", path, hints=(hint,))
 
@@ -115,7 +119,8 @@ def _kind(key: str) -> Change:
     return next((kind for begin, kind in _RULES if key.startswith(begin)), Change.ALLOWED)
 
 
-def _begins(key: str, section: str) -> bool:
+def begins(key: str, section: str) -> bool:
+    """Whether `key` is `section`, or stands in it."""
     return key == section or key.startswith(f"{section}.")
 
 

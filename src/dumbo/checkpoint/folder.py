@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dumbo.checkpoint.manifest import Damaged, Manifest, sealed_files, sync_folder
+from dumbo.errors import RunError
 from dumbo.run_folder import checkpoints_of
 
 ROLLING = 2
 """Checkpoints that nobody asked for are kept until there are so many newer ones."""
 _ENDINGS = (".partial", ".removed", ".replaced")
+_ASIDE = ".aside"
 
 
 class Checkpoints:
@@ -80,21 +83,22 @@ class Checkpoints:
             put_in_place(partial)
             self.last_step = manifest.step
             self._size = sum(size for size, _ in files.values())
-            self._remove_old(manifest.step)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             self._failure = error
+            return
+        try:
+            self._remove_old()
+        except OSError as error:
+            self._say(f"an old checkpoint could not be removed: {error}")
 
-    def _remove_old(self, newest: int) -> None:
-        """Remove checkpoints over the limits; those after `newest` belong to a future that is gone, and stay for
-        people until the run comes there again."""
+    def _remove_old(self) -> None:
+        """Remove checkpoints over the limits."""
         asked: list[Path] = []
         rolling: list[Path] = []
         for path in checkpoints_of(self._run_folder):
-            with contextlib.suppress(Damaged):
-                manifest = Manifest.read(path)
-                if manifest.step <= newest:
-                    (asked if manifest.asked else rolling).append(path)
+            with contextlib.suppress(Damaged, RunError):
+                (asked if Manifest.read(path).asked else rolling).append(path)
         too_many = asked[: -self._limit] if self._limit is not None else []
         for path in [*too_many, *rolling[:-ROLLING]]:
             remove(path)
@@ -123,7 +127,7 @@ def remove(checkpoint: Path) -> None:
 def remove_rolling(run_folder: Path) -> None:
     """Remove the checkpoints that served only to go on from: the run has ended well."""
     for path in checkpoints_of(run_folder):
-        with contextlib.suppress(Damaged, OSError):
+        with contextlib.suppress(Damaged, RunError, OSError):
             if not Manifest.read(path).asked:
                 remove(path)
 
@@ -138,8 +142,33 @@ def tidy(run_folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def take_up(run_folder: Path, checkpoint: Path, step: int) -> tuple[Path, list[Path]]:
+    """Make `checkpoint`, that of `step`, the last of the run. The whole ones after it are set aside: nothing takes them
+    for the run's any more, and nothing removes them. One that was set aside gets its name back.
+
+    Returns:
+        The checkpoint, and the new names of the others.
+    """
+    name, aside = run_folder / "checkpoints" / f"step-{step:06}", []
+    is_aside = checkpoint.name.startswith(f"{name.name}{_ASIDE}")
+    for path in checkpoints_of(run_folder):
+        with contextlib.suppress(Damaged):
+            if Manifest.read(path).step > step or (is_aside and path.name == name.name):
+                aside.append(path.rename(_free_name(path.with_name(f"{path.name}{_ASIDE}"))))
+    return checkpoint.rename(name) if is_aside else checkpoint, aside
+
+
+def _free_name(path: Path) -> Path:
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
+
+
 def whole_checkpoints(run_folder: Path, say: Callable[[str], None]) -> Iterator[tuple[Path, Manifest]]:
-    """The checkpoints that can be used, the newest first; `say` is told why others cannot."""
+    """The checkpoints that can be used, the newest first; `say` is told why others cannot.
+
+    Raises:
+        RunError: nobody can say whether one can be used.
+    """
     for path in reversed(checkpoints_of(run_folder)):
         try:
             manifest = Manifest.read(path)

@@ -10,9 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dumbo.errors import RunError
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Changes when a checkpoint can no longer be read as before."""
+_DIGEST = "digest"
+"""The key of the digest of everything else in the manifest."""
 _CHUNK = 1 << 22
 
 
@@ -32,7 +36,9 @@ class Manifest:
     """Whether the configuration or the user asked for it; others only serve to go on from, and the newest are kept."""
     world_size: int
     data: str | None
-    """Digest of all tokens and labels of the run; None for a stream, which cannot be read for it."""
+    """Digest of all tokens and labels of the run; of a stream, of its first rows and the sizes of its files."""
+    frozen: str | None
+    """Digest of a sample of the weights that are not in it: those under an adapter."""
     config: Mapping[str, Any]
     """The resolved configuration, without secrets."""
     versions: Mapping[str, str]
@@ -47,23 +53,29 @@ class Manifest:
         """The manifest in `folder`.
 
         Raises:
-            Damaged: there is none that this version can read.
+            Damaged: there is none, or it is not as it was written.
+            RunError: it is whole, and this version cannot read it, or the system does not let it.
         """
         try:
             found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            files = {name: (int(size), str(digest)) for name, (size, digest) in found.pop("files").items()}
-            manifest = cls(**found, files=files)
-        except FileNotFoundError:
+            if found.pop(_DIGEST) != _digest_of_tree(found):
+                raise Damaged("its manifest has changed since it was written")
+        except (FileNotFoundError, NotADirectoryError):
             raise Damaged("it has no manifest, so it was not written to its end") from None
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except OSError as error:
+            raise _unreadable(folder / MANIFEST, error) from error
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise Damaged(f"its manifest cannot be read: {error}") from error
-        if manifest.format != FORMAT:
-            raise Damaged(f"it has format {manifest.format}, and this version of dumbo reads format {FORMAT}")
-        return manifest
+        if found["format"] != FORMAT:
+            message = f"{folder} has format {found['format']}, and this version of dumbo reads format {FORMAT}"
+            raise RunError(f"{message}\n    go on with the version of dumbo that wrote it")
+        files = {name: (int(size), str(digest)) for name, (size, digest) in found.pop("files").items()}
+        return cls(**found, files=files)
 
     def write(self, folder: Path) -> None:
         """Write the manifest and make it durable."""
-        text = json.dumps(asdict(self), indent=1, default=str)
+        tree = json.loads(json.dumps(asdict(self), default=str))
+        text = json.dumps({**tree, _DIGEST: _digest_of_tree(tree)}, indent=1)
         with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
             stream.write(text + "\n")
             stream.flush()
@@ -75,6 +87,7 @@ class Manifest:
 
         Raises:
             Damaged: one is missing, has another size or other bytes.
+            RunError: the system does not let one be read.
         """
         for name, (size, digest) in self.files.items():
             file = folder / name
@@ -87,7 +100,17 @@ class Manifest:
             except FileNotFoundError:
                 raise Damaged(f"{name} is missing") from None
             except OSError as error:
-                raise Damaged(f"{name} cannot be read: {error.strerror or error}") from error
+                raise _unreadable(file, error) from error
+
+
+def _digest_of_tree(tree: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> RunError:
+    # Nothing says that it is damaged: another machine, or the same a minute later, may read it.
+    hint = "try again, or go on from another checkpoint with --resume --from CHECKPOINT"
+    return RunError(f"{file} cannot be read: {error.strerror or error}\n    {hint}")
 
 
 def sealed_files(folder: Path) -> dict[str, tuple[int, str]]:

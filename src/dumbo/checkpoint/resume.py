@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dumbo.checkpoint.changes import check_changes
-from dumbo.checkpoint.folder import tidy, whole_checkpoints
+from dumbo.checkpoint.changes import begins, changed_keys, check_changes
+from dumbo.checkpoint.folder import take_up, tidy, whole_checkpoints
 from dumbo.checkpoint.manifest import Damaged, Manifest
-from dumbo.errors import ConfigError, KeyPath, Problem, RunError, RunFinished
+from dumbo.errors import ConfigError, KeyPath, Problem, RunError, RunFinished, dotted
 from dumbo.plugin_loader import TrainerPlugin
 from dumbo.redact import redact
-from dumbo.run_folder import checkpoints_of, claim_folder, hold_folder
+from dumbo.run_folder import checkpoints_of, claim_folder, default_folders, hold_folder, resolved_tree
 from dumbo.run_lock import RunLock
+from dumbo.summary import installed_versions, outcome_of
 
 if TYPE_CHECKING:
     from dumbo.configure import Configured
@@ -68,6 +70,7 @@ def claim_run(
         raise RunError(f"--resume: the plugin '{name}', which trains, cannot go on from a checkpoint")
     folder = find_run(request, output_dir, file)
     if folder is None:
+        _refuse_unknown(configured, request)
         say("--resume: this configuration has no run yet: a new one begins")
         return claim_folder(output_dir, file), None
     lock = hold_folder(folder, file)
@@ -89,15 +92,25 @@ def find_run(request: ResumeRequest, output_dir: str | None, config_file: Path) 
     """
     if request.where is not None:
         folder = request.where
-        run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+        # The name alone does not tell: `.` may be a checkpoint.
+        run = folder.resolve().parent.parent if folder.resolve().parent.name == "checkpoints" else folder
         if not folder.is_dir() or not (run / "run.yaml").is_file():
             message = f"--from: '{folder}' is neither the folder of a run nor one of its checkpoints"
             raise RunError(str(Problem(message, hints=("'dumbo runs' lists the runs",))))
         return run
     if output_dir is not None:
         return Path(output_dir) if (Path(output_dir) / "run.yaml").is_file() else None
-    started = [path for path in Path("runs").glob(f"{config_file.stem}-*") if (path / "run.yaml").is_file()]
+    started = [path for path in default_folders(config_file) if (path / "run.yaml").is_file()]
     return max(started, key=lambda path: (path / "run.yaml").stat().st_mtime, default=None)
+
+
+def resume_command(configured: Configured, run_folder: Path) -> str:
+    """What goes on with the run in `run_folder`, as one writes it in a shell."""
+    source = configured.source
+    found = find_run(ResumeRequest(), configured.config.trainer.output_dir, source.file)
+    is_found = found is not None and found.resolve() == run_folder.resolve()
+    where = [] if is_found else ["--from", str(run_folder)]
+    return shlex.join(["dumbo", "train", str(source.file), *source.overrides, "--resume", *where])
 
 
 def choose_checkpoint(
@@ -107,17 +120,13 @@ def choose_checkpoint(
 
     Raises:
         RunFinished: there is nothing to do.
-        RunError: the checkpoint that was named is damaged, or there were more or fewer processes.
+        RunError: no checkpoint can be used, or not the one that was named, or there were more or fewer processes.
         ConfigError: the configuration has changed in a way that was not allowed.
     """
     tidy(run_folder)
     found = _checkpoint(run_folder, request, say)
     if found is None:
-        if (run_folder / "model").exists():
-            raise _finished(run_folder)
-        none = "no whole checkpoint" if checkpoints_of(run_folder) else "no checkpoint yet"
-        say(f"{run_folder} has {none}: it begins anew")
-        return Resumption(run_folder, None, None)
+        return _without_checkpoint(run_folder, request, configured, say)
     checkpoint, manifest = found
     if manifest.world_size != world_size:
         message = f"{checkpoint} was written by {manifest.world_size} processes, and this run has {world_size}"
@@ -128,18 +137,83 @@ def choose_checkpoint(
         changed = check_changes(manifest.config, now, request.allowed, harmless, checkpoint)
     except ConfigError as error:
         raise configured.explain(error) from error
-    if (run_folder / "model").exists() and not changed:
-        raise _finished(run_folder)
+    if is_finished(run_folder) and not changed and not _names_checkpoint(request, run_folder):
+        hint = "to train on for longer: write more num_train_epochs or max_steps, and allow it with --allow-change KEY"
+        raise _finished(run_folder, hint)
+    checkpoint, others = take_up(run_folder, checkpoint, manifest.step)
+    for aside in others:
+        say(f"the run takes another way from here: a later checkpoint is kept as {aside}")
+    _tell_versions(manifest, say)
     return Resumption(run_folder, checkpoint, manifest, changed)
 
 
-def _finished(run_folder: Path) -> RunFinished:
-    hint = "to train on for longer: write more num_train_epochs or max_steps, and allow it with --allow-change KEY"
+def _without_checkpoint(
+    run_folder: Path, request: ResumeRequest, configured: Configured, say: Callable[[str], None]
+) -> Resumption:
+    """A run that begins anew, if nothing is lost by that."""
+    _refuse_unknown(configured, request)
+    model = run_folder / "model"
+    new_run = "start a new run in another folder"
+    if is_finished(run_folder):
+        # What was allowed and is the same as it was asks for nothing.
+        if any(begins(dotted(path), key) for key in request.allowed for path in _changed_since(run_folder, configured)):
+            message = f"the run in {run_folder} is finished and kept no checkpoint to train on from"
+            raise RunError(str(Problem(message, hints=(f"{new_run}, with model.base_model: {model}",))))
+        raise _finished(run_folder, f"to train on from its model: {new_run}, with model.base_model: {model}")
+    if checkpoints_of(run_folder):
+        message = f"no checkpoint in {run_folder / 'checkpoints'} can be used"
+        hint = f"{new_run}; the weights of one that is damaged elsewhere can still be its model.base_model"
+        raise RunError(str(Problem(message, hints=(hint,))))
+    if model.exists():
+        message = f"the run in {run_folder} has trained to its end, failed after it, and has no checkpoint"
+        raise RunError(str(Problem(message, hints=(f"its model is in {model}", new_run))))
+    say(f"{run_folder} has no checkpoint yet: it begins anew")
+    return Resumption(run_folder, None, None)
+
+
+def is_finished(run_folder: Path) -> bool:
+    """Whether the run has come to its end, outputs and all."""
+    outcome = outcome_of(run_folder)
+    return (run_folder / "model").exists() if outcome is None else outcome == "finished"
+
+
+def _finished(run_folder: Path, hint: str) -> RunFinished:
     return RunFinished(str(Problem(f"the run in {run_folder} is finished", hints=(hint,))))
 
 
+def _refuse_unknown(configured: Configured, request: ResumeRequest) -> None:
+    """Raise a `ConfigError` for a key that may change and does not exist, where there is nothing to compare with."""
+    now = config_tree(configured)
+    check_changes(now, now, request.allowed)
+
+
+def _changed_since(run_folder: Path, configured: Configured) -> Iterable[KeyPath]:
+    """The keys that were written with other values when the run began, as far as its file tells; without plugins,
+    whose addresses are written from another folder there."""
+    from dumbo.config.yaml_tree import parse_yaml
+
+    file = run_folder / "run.yaml"
+    written = parse_yaml(file.read_text(encoding="utf-8"), str(file)).value
+    before, now = ({**tree, "plugins": []} for tree in (written, resolved_tree(configured.source)))
+    return changed_keys(before, now)
+
+
+def _tell_versions(manifest: Manifest, say: Callable[[str], None]) -> None:
+    """Say which libraries are others than those that wrote the checkpoint."""
+    now = installed_versions()
+    names = [name for name in manifest.versions if now.get(name) != manifest.versions[name]]
+    others = ", ".join(f"{name} {manifest.versions[name]} (now {now.get(name, 'none')})" for name in names)
+    if others:
+        say(f"the checkpoint was written with {others}: what follows may differ in the last digits")
+
+
+def _names_checkpoint(request: ResumeRequest, run_folder: Path) -> bool:
+    return request.where is not None and request.where.resolve() != run_folder.resolve()
+
+
 def _checkpoint(run_folder: Path, request: ResumeRequest, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:
-    if request.where is not None and request.where.resolve() != run_folder.resolve():
+    if _names_checkpoint(request, run_folder):
+        assert request.where is not None
         try:
             manifest = Manifest.read(request.where)
             manifest.check(request.where)

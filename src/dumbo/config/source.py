@@ -29,6 +29,8 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     templates: dict[KeyPath, str] = field(default_factory=dict)
     """The texts with `${env:NAME}` as they were written: what is saved and logged in place of their values."""
+    overrides: tuple[str, ...] = ()
+    """What the command line said: `trainer.arguments.learning_rate=3e-4`."""
 
     def place(self, path: KeyPath) -> Place:
         """Where `path` was written, or the nearest key above it that was."""
@@ -44,7 +46,7 @@ def load_source(file: Path, overrides: Sequence[str] = ()) -> Source:
     Nothing is raised: what is wrong is in the result's `problems`, and the tree holds what could be read; nothing, if
     the file or one that it extends could not.
     """
-    source = Source(file)
+    source = Source(file, overrides=tuple(overrides))
     tree = _load_file(file, (), source.problems)
     if not isinstance(tree.value, dict):
         return source

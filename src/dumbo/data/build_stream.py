@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +53,7 @@ def build_stream(
     data = config.trainer.data
     encoders = [SourceEncoder(source, plugins, tokenizer, num_embeddings) for source in sources]
     keep_template(encoders, tokenizer)
-    evaluation, held_out = _look_at_rows(sources, encoders, limit, config, console)
+    evaluation, held_out, first_rows = _look_at_rows(sources, encoders, limit, config, console)
     lazy = [LazySource(source, plugins, encoder) for source, encoder in zip(sources, encoders, strict=True)]
     settings = StreamSettings(
         capacity=limit,
@@ -63,7 +65,11 @@ def build_stream(
         shuffle=data.shuffle,
         seed=config.trainer.seed,
     )
+    if state is not None and len(state["sources"]) != len(sources):
+        message = f"the checkpoint has a stream of {len(state['sources'])} sources, and this one has {len(sources)}"
+        raise ConfigError.at("datasets", message, "write the same sources, or start a new run from its weights")
     stream = Stream(lambda source, skip: lazy[source].examples(skip), settings, state, _pass_teller(sources, console))
+    stream.fingerprint = _fingerprint(settings, sources, first_rows)
     return Datasets(
         train=None,
         sequences=None,
@@ -78,17 +84,18 @@ def build_stream(
 
 def _look_at_rows(
     sources: Sequence[Source], encoders: Sequence[SourceEncoder], limit: int, config: RunConfig, console: Console
-) -> tuple[TokenDataset | None, list[dict[str, Any]]]:
+) -> tuple[TokenDataset | None, list[dict[str, Any]], list[str]]:
     """The held-out rows and what became of them; of the other sources the first rows are encoded, to see that they can
-    be."""
+    be, and a digest of each is returned."""
     data = config.trainer.data
     joined = data.packing == "joined"
     evaluation: list[TokenDataset] = []
     table: list[dict[str, Any]] = []
+    first_rows: list[str] = []
     for source, encoder in zip(sources, encoders, strict=True):
         rows = encode_rows(source, encoder, RowWriter(), console)
         if not source.entry.held_out:
-            fit_lengths(rows, None, None if joined else limit, data.too_long)
+            first_rows.append(fit_lengths(rows, None, None if joined else limit, data.too_long).dataset.digest())
             # The stream reads them again, and notes those of them that are bad.
             source.bad.count = 0
             source.bad.problems.clear()
@@ -97,12 +104,20 @@ def _look_at_rows(
         evaluation.append(fitted.dataset.of_source(source.index))
         table.append(source_row(source, rows, None, fitted, len(fitted.dataset)))
     if not evaluation:
-        return None, []
+        return None, [], first_rows
     print_sources(table, None, [source for source in sources if source.entry.held_out], console)
     together = TokenDataset.join(evaluation)
     if not len(together):
         raise RunError("none of the held out rows is left: all of them were too long")
-    return together, table
+    return together, table, first_rows
+
+
+def _fingerprint(settings: StreamSettings, sources: Sequence[Source], first_rows: Sequence[str]) -> str:
+    """Stands for the rows of a stream, which nobody has read: for the first of each source, the sizes of the files as
+    far as they are on this machine, and how often each source comes."""
+    sizes = [sorted(size for _, size, _ in source.stamps.stamps.values()) for source in sources]
+    parts = json.dumps([list(first_rows), sizes, list(settings.weights)])
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def _pass_teller(sources: Sequence[Source], console: Console) -> Callable[[PassEnd], None]:

@@ -123,7 +123,7 @@ class Stream:
         `on_pass_end` is called when a row of another pass is taken.
 
         Raises:
-            ValueError: the state is one of other sources.
+            ValueError: the state is one of another number of sources.
         """
         self.settings = settings
         count = len(settings.weights)
@@ -133,6 +133,8 @@ class Stream:
         """Of each source, what was taken."""
         if state is not None:
             self._resume(state)
+        self.fingerprint = ""
+        """Stands for the rows that it is made of, as far as whoever made it knows them."""
         self.positions: tuple[Position, ...] = self._place.positions
         """How far each source was read for the sequences that are being taken."""
         self._groups: list[Group] = []

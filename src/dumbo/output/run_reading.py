@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dumbo.redact import redact
+from dumbo.run_folder import models_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,8 +100,7 @@ class RunRecord:
     @property
     def model(self) -> Path | None:
         """The folder of the model that it left, else of its best or newest checkpoint; None where there is none."""
-        checkpoints = self.folder / "checkpoints"
-        found = [self.folder / "model", checkpoints / "best", *sorted(checkpoints.glob("step-*"), reverse=True)]
+        found = [self.folder / "model", self.folder / "checkpoints" / "best", *reversed(models_of(self.folder))]
         return next((folder for folder in found if folder.is_dir()), None)
 
 
