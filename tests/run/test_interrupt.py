@@ -107,5 +107,5 @@ def test_a_second_time_in_a_step_that_hangs_ends_it_at_once(tmp_path, model_fold
     process = start(tmp_path, model_folder, rows_file, seed=3)
     _, error = interrupt_at(process, "waiting in a step", again=True)
     assert process.returncode == 130, error
-    assert error == "stopped in the middle of step 3; its weights are not saved\n"
+    assert error == "stopped at once, after step 2; there is no checkpoint\n"
     assert [row["step"] for row in metrics_of(tmp_path / "out")] == [1, 2]

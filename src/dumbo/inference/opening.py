@@ -13,7 +13,7 @@ from dumbo.errors import DumboError, Problem, RunError
 from dumbo.inference.generate import TextGenerator, Writer
 from dumbo.inference.prompting import PlainPromptWriter, PromptWriter, writer_for
 from dumbo.local_paths import near_paths
-from dumbo.run_folder import checkpoints_of
+from dumbo.run_folder import models_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,7 +84,7 @@ def find_model(path: Path) -> Path:
         raise RunError(str(Problem(f"there is no folder '{path}'", hints=tuple(hints))))
     if _holds_model(path):
         return path
-    for folder in (path / "model", path / "checkpoints" / "best", *reversed(checkpoints_of(path))):
+    for folder in (path / "model", path / "checkpoints" / "best", *reversed(models_of(path))):
         if _holds_model(folder):
             return folder
     if (path / "run.yaml").is_file():
