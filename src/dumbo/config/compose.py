@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field, Strict, create_model
@@ -29,6 +30,12 @@ ROOTS: tuple[tuple[str, type[Section]], ...] = (
 
 def compose(plugins: Sequence[type[BasePlugin]]) -> type[RunConfig]:
     """`RunConfig` with the sections, readers and formats of `plugins`."""
+    return _composed(tuple(plugins))
+
+
+# A run composes the same twice: for itself and for its report.
+@lru_cache(maxsize=8)
+def _composed(plugins: tuple[type[BasePlugin], ...]) -> type[RunConfig]:
     fields: dict[str, Any] = {}
     for root, base in ROOTS:
         sections = {p.section: p.options_type for p in plugins if p.section and is_free_section(p.section)}
