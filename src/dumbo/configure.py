@@ -32,7 +32,7 @@ from dumbo.plugin_finder import (
 )
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
-from dumbo.plugin_rules import check_consumers, check_evaluators, check_plugins, check_states
+from dumbo.plugin_rules import check_batches, check_consumers, check_evaluators, check_plugins, check_states
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def configure(file: Path, overrides: Sequence[str], launch: Launch) -> Configure
     if config is not None and not problems:
         problems += check_consumers(config, found)
         problems += check_evaluators(config, found)
-        problems += check_states(config, found)
+        problems += [*check_states(config, found), *check_batches(config, found)]
         problems += data_problems(config)
         arguments = config.trainer.arguments
         sizes = batch_problem(arguments.batch_size, arguments.physical_batch_size, launch.world_size)

@@ -90,6 +90,8 @@ class Job:
     run_state: RunState = field(default_factory=RunState)
     find_origin: Callable[[TokenDataset, int], Origin | None] = lambda dataset, row: None
     """Where a row of `train_dataset` came from, if that is known."""
+    rows_are_separate: bool = True
+    """Whether batches may be cut between their rows or packed documents; a `CollatorPlugin` says so of its own."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def _attributes(plugin: type[BasePlugin]) -> Iterator[tuple[str, ...]]:
     seats = {interface.type for interface in INTERFACES}
     if not isinstance(plugin.yields, set | frozenset) or not plugin.yields <= seats:
         yield "'yields' must be a set of interface classes", "write e.g. yields = frozenset({LossPlugin})"
+    if not isinstance(getattr(plugin, "rows_are_separate", False), bool):
+        yield "'rows_are_separate' must be True or False", "write rows_are_separate = True"
     phase = getattr(plugin, "phase", Phase.STRUCTURE)
     if not isinstance(phase, Phase):
         yield f"'phase' must be a Phase, not {phase!r}", f"one of {', '.join(f'Phase.{one.name}' for one in Phase)}"

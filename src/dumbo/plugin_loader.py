@@ -159,6 +159,11 @@ class DatasetPlugin(BasePlugin):
 class CollatorPlugin(BasePlugin):
     """Makes batches. At most one."""
 
+    rows_are_separate: ClassVar[bool] = False
+    """Whether a batch may be cut between any two of its rows, with the same sum of losses: the first dimension of all
+    that it has is that of the rows, and none of them needs another (as the halves of a pair do). For
+    `trainer.faults.on_oom: halve`."""
+
     def build_collator(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Return a function from dataset items to a batch (see `dumbo.job.Collator`)."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from dumbo.metrics import evaluation_path
 from dumbo.plugin_checks import claims as claims
 from dumbo.plugin_finder import FoundPlugin, find_installed
 from dumbo.plugin_interfaces import INTERFACES, Claim, Interface
-from dumbo.plugin_loader import BasePlugin, EvaluatorPlugin, Phase, StatePlugin, TrainerPlugin
+from dumbo.plugin_loader import BasePlugin, CollatorPlugin, EvaluatorPlugin, Phase, StatePlugin, TrainerPlugin
 
 
 def serving(interface: Interface, found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
@@ -182,6 +182,27 @@ def check_states(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Pr
         if not callable(getattr(plugin.type, "load_state_dict", None)):
             message = f"'{plugin.name}' has 'state_dict' and no 'load_state_dict': a run of it could not go on"
             yield Problem(message, ("plugins", plugin.position))
+
+
+def check_batches(config: RunConfig, found: Sequence[FoundPlugin]) -> Iterator[Problem]:
+    """A problem where batches are to be cut of which nobody says that they can be."""
+    if config.trainer.faults.on_oom == "halve" and not rows_are_separate(found):
+        maker = _collators(found)[0]
+        message = f"the plugin '{maker.name}' makes the batches, and does not say that their rows can be trained apart"
+        hints = (
+            "write fail, and a smaller trainer.arguments.physical_batch_size",
+            f"where no row of a batch needs another, write rows_are_separate = True in its class {maker.type.__name__}",
+        )
+        yield Problem(message, ("trainer", "faults", "on_oom"), hints=hints)
+
+
+def rows_are_separate(found: Sequence[FoundPlugin]) -> bool:
+    """Whether batches can be cut between their rows: those of the core can, those of a plugin where it says so."""
+    return all(getattr(maker.type, "rows_are_separate", False) for maker in _collators(found))
+
+
+def _collators(found: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    return serving(next(spec for spec in INTERFACES if spec.type is CollatorPlugin), found)
 
 
 def _not_measured(key: str, metric: str, known: set[str]) -> Problem:

@@ -60,6 +60,44 @@ CHANGES = {
 }
 
 
+# Pairs as preference losses want them: what was chosen before what was rejected, each row with its place.
+PAIRS = """
+from dumbo.data.collate import PaddingCollator
+from dumbo.plugin_loader import BasePlugin
+
+class PairsPlugin(BasePlugin):
+    def build_collator(self, config, tokenizer):
+        pad = PaddingCollator(tokenizer.pad_token_id)
+        return lambda rows: pad([*rows, *rows[::-1]])
+
+    def build_loss(self, config, tokenizer):
+        def loss(model, batch, num_items):
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            chosen, rejected = logits.mean((1, 2)).chunk(2)
+            return (rejected - chosen).sum() / num_items
+        return loss
+
+class WeighedPlugin(BasePlugin):
+    rows_are_separate = True
+
+    def build_collator(self, config, tokenizer):
+        import torch
+        pad = PaddingCollator(tokenizer.pad_token_id)
+        def collate(rows):
+            batch = pad(rows)
+            return {**batch, "weights": (1 + batch["input_ids"] % 3).float(), "names": [str(row) for row in rows]}
+        return collate
+
+    def build_loss(self, config, tokenizer):
+        from dumbo.losses.token import next_token_cross_entropy
+        def loss(model, batch, num_items):
+            assert len(batch["names"]) == len(batch["labels"])
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            return next_token_cross_entropy(logits * batch["weights"][..., None], batch["labels"]) / num_items
+        return loss
+"""
+
+
 @pytest.fixture
 def run(tmp_path, model_folder, rows_file, capsys):
     """Trains on a tight machine; returns what was printed, or said against it."""
@@ -67,7 +105,7 @@ def run(tmp_path, model_folder, rows_file, capsys):
     def train(code=0, *, name="run", model=model_folder, holds=1 << 30, where="forward", how="", after=0, **changes):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "own.py").write_text(TIGHT)
+        (folder / "own.py").write_text(TIGHT + PAIRS)
         tight = {"holds": holds, "where": where, "how": how, "after": after}
         (folder / "tight.json").write_text(json.dumps(tight))
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
@@ -140,6 +178,38 @@ def test_packed_rows_are_cut_between_documents(run):
     assert_same(run.folder, whole, rtol=1e-4, atol=1e-6)
 
 
+def with_plugin(name, **faults):
+    """Changes that list a plugin of `PAIRS`."""
+    return {"plugins": [*CHANGES["plugins"], f"./own.py:{name}"], "trainer__faults": faults}
+
+
+def test_batches_of_which_nobody_says_that_they_can_be_cut_are_refused(tmp_path, model_folder, rows_file, capsys):
+    (tmp_path / "own.py").write_text(TIGHT + PAIRS)
+    changes = {**CHANGES, "plugins": [*SHIPPED, "./own.py:PairsPlugin"], "trainer.faults.on_oom": "halve"}
+    file = builders.write_config(tmp_path, model_folder, rows_file, changes)
+    said = printed_by(capsys, 2, "check", str(file)).err.splitlines()
+    message = "the plugin 'pairs' makes the batches, and does not say that their rows can be trained apart"
+    assert said[0].endswith(f"trainer.faults.on_oom: {message}")
+    assert said[1:3] == [
+        "    write fail, and a smaller trainer.arguments.physical_batch_size",
+        "    where no row of a batch needs another, write rows_are_separate = True in its class PairsPlugin",
+    ]
+
+
+def test_what_would_be_refused_is_not_advised(run):
+    said = run(2, holds=2, **with_plugin("PairsPlugin"))
+    assert "physical_batch_size" in said and "on_oom" not in said
+
+
+def test_batches_of_a_plugin_that_says_so_are_cut_with_all_that_they_have(run):
+    run(name="whole", **with_plugin("WeighedPlugin"))
+    whole, losses = run.folder, losses_of(run.folder)
+    run(name="halved", holds=2, **with_plugin("WeighedPlugin", on_oom="halve"))
+    assert run.passes[0] == 4 and set(run.passes[1:]) == {2}
+    assert_same(run.folder, whole, rtol=1e-5, atol=1e-7)
+    assert losses_of(run.folder) == pytest.approx(losses, rel=1e-6)
+
+
 def test_too_little_for_one_row_ends_the_run_with_the_weights_of_the_last_step(run):
     said = run(2, holds=0, after=3, trainer__faults={"on_oom": "halve"})
     first, memory, error, ways = said.splitlines()
@@ -201,6 +271,28 @@ def test_pieces_have_the_rows_of_the_whole_in_their_order(collate, halvings):
             assert torch.equal(value, piece[name]) if isinstance(value, torch.Tensor) else value == piece[name]
 
 
-def test_a_batch_that_is_not_one_of_rows_stays_whole():
-    batch = {"labels": torch.zeros(4, 3), "input_ids": torch.zeros(4, 3), "pairs": torch.zeros(2, 3)}
+@pytest.mark.parametrize("other", [torch.zeros(2, 9), torch.zeros(()), ["a", "b"], {"of": "all"}], ids=str)
+@pytest.mark.parametrize("collate", [PaddingCollator(0), PackedCollator()], ids=["padded", "packed"])
+def test_a_batch_that_has_what_nobody_can_cut_stays_whole(collate, other):
+    batch = {**collate(ITEMS), "other": other}
     assert split_batch(batch, 3) == [batch]
+
+
+@pytest.mark.parametrize("collate", [PaddingCollator(0), PackedCollator()], ids=["padded", "packed"])
+def test_pieces_have_everything_else_that_the_batch_has(collate):
+    batch = collate(ITEMS)
+    batch = {**batch, "weights": batch["input_ids"] * 0.5, "beta": 0.1, "nothing": None}
+    pieces = split_batch(batch, 1)
+    assert len(pieces) == 2
+    for piece in pieces:
+        assert torch.equal(piece["weights"], piece["input_ids"] * 0.5)
+        assert piece["beta"] == 0.1 and piece["nothing"] is None
+
+
+def test_what_is_as_wide_as_the_tokens_by_chance_keeps_its_width():
+    batch = PaddingCollator(0)(ITEMS)
+    choices = torch.arange(4 * 9).view(4, 9)
+    names = [str(number) for number in range(4)]
+    pieces = split_batch({**batch, "choices": choices, "names": names}, 1)
+    assert torch.equal(torch.cat([piece["choices"] for piece in pieces]), choices)
+    assert [name for piece in pieces for name in piece["names"]] == names

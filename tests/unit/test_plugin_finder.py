@@ -255,6 +255,7 @@ PATCH = "def patch_model(self, model, config): return model"
         ("commands = {}\n    def run_command(self, verb, arguments): ...", "'commands' must map each verb to its line"),
         (f"after = 'lora'\n    {PATCH}", "'after' must be a set of names of plugins"),
         (f"phase = 2\n    {PATCH}", "'phase' must be a Phase, not 2"),
+        (f"rows_are_separate = 'yes'\n    {PATCH}", "'rows_are_separate' must be True or False"),
         (
             "def patch_model(self, model): return model",
             "patch_model takes (self, model), must take (self, model, config) ({}:23)",

@@ -190,7 +190,7 @@ class GuardedTrainer(ResumableTrainer):
         if self._faults.on_oom == "fail" or len(split_batch(inputs, self._halvings + 1)) == len(pieces):
             # Other ranks wait for this one in the middle of the step, and could save nothing with it.
             kind = TrainingStopped if self.args.world_size == 1 else RunError
-            can_halve = len(split_batch(largest, 1)) > 1 and self.args.world_size == 1
+            can_halve = self._job.rows_are_separate and len(split_batch(largest, 1)) > 1 and self.args.world_size == 1
             where = f"step {number} has a forward pass of {size}"
             raise kind(self._memory_message(where, error, can_halve)) from error
         self._halvings += 1

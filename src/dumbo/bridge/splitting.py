@@ -12,14 +12,18 @@ from dumbo.bridge.packing import packed_batch_inputs
 
 BOUNDARIES = "cu_seq_lens_q"
 """What packed batches have, and no others."""
+_PADDED = frozenset({"input_ids", "attention_mask", "labels"})
+"""What is known to have a column for each token."""
 
 
 def split_batch(batch: Mapping[str, Any], halvings: int) -> list[Mapping[str, Any]]:
     """The batch cut in two `halvings` times over, in its order; what is one row or document stays whole.
 
-    Tensors of a padded batch have the rows in their first dimension; padding at the end that none of the rows of a
-    piece needs is cut off. A packed batch is cut between documents, as near to the middle as can be. A batch whose
-    tensors differ in their number of rows is not cut.
+    Rows must be separate (`CollatorPlugin.rows_are_separate`), which nothing in a batch tells. Tensors and lists of a
+    padded batch have the rows in their first dimension; of one that has nothing else than `input_ids`,
+    `attention_mask` and `labels`, padding at the end that none of the rows of a piece needs is cut off. A packed batch
+    is cut between documents, as near to the middle as can be; its tensors are `[1, tokens, ...]`. Numbers and texts go
+    with each piece. A batch that has anything else is not cut.
     """
     pieces = [batch]
     for _ in range(halvings):
@@ -54,7 +58,9 @@ def _halves(batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _packed_halves(batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     boundaries = batch[BOUNDARIES].tolist()
     inner, total = boundaries[1:-1], boundaries[-1]
-    if not inner:
+    made = packed_batch_inputs(batch["input_ids"], [end - begin for begin, end in pairwise(boundaries)]).keys()
+    others = {name: value for name, value in batch.items() if name not in made}
+    if not inner or not all(_is_packed(value, total) or _is_shared(value) for value in others.values()):
         return [batch]
     middle = min(inner, key=lambda boundary: abs(2 * boundary - total))
     halves: list[Mapping[str, Any]] = []
@@ -62,31 +68,44 @@ def _packed_halves(batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         ends = [boundary for boundary in boundaries if first <= boundary <= last]
         lengths = [end - begin for begin, end in pairwise(ends)]
         inputs = packed_batch_inputs(batch["input_ids"][:, first:last], lengths)
-        halves.append({**inputs, "labels": batch["labels"][:, first:last]})
+        carried = {name: value if _is_shared(value) else value[:, first:last] for name, value in others.items()}
+        halves.append({**inputs, **carried})
     return halves
 
 
 def _padded_halves(batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = batch["labels"].shape[0]
-    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-    if rows < 2 or any(tensor.ndim == 0 or tensor.shape[0] != rows for tensor in tensors):
+    if rows < 2 or not all(_has_rows(value, rows) or _is_shared(value) for value in batch.values()):
         return [batch]
     middle = (rows + 1) // 2
     return [_trimmed(_rows(batch, 0, middle)), _trimmed(_rows(batch, middle, rows))]
 
 
+def _is_shared(value: Any) -> bool:
+    """Whether it is of all rows alike."""
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim > 0 and value.shape[0] == rows
+    return isinstance(value, list | tuple) and len(value) == rows
+
+
+def _is_packed(value: Any, tokens: int) -> bool:
+    return isinstance(value, Tensor) and value.shape[:2] == (1, tokens)
+
+
 def _rows(batch: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
-    return {name: value[first:last] if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return {name: value if _is_shared(value) else value[first:last] for name, value in batch.items()}
 
 
 def _trimmed(batch: dict[str, Any]) -> dict[str, Any]:
     """Without the last columns in which all rows have padding."""
     mask = batch.get("attention_mask")
-    if mask is None or mask.ndim != 2 or not mask.any():
+    # What else a batch has may be as wide by chance.
+    if mask is None or mask.ndim != 2 or not batch.keys() <= _PADDED:
         return batch
-    width = int(mask.any(dim=0).nonzero().max()) + 1
-    columns = mask.shape[1]
-    return {
-        name: value[:, :width] if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == columns else value
-        for name, value in batch.items()
-    }
+    used = mask.any(dim=0).nonzero()
+    width = int(used.max()) + 1 if len(used) else mask.shape[1]
+    return {name: value[:, :width] for name, value in batch.items()}

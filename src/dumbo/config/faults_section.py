@@ -26,4 +26,5 @@ class FaultsSection(Section):
     for ever."""
     on_oom: Literal["fail", "halve"] = "fail"
     """When memory is not enough: `fail` ends the run and says what was in it; `halve` repeats the step with forward
-    passes of half as many sequences, and stays with them. `batch_size` and the result are the same."""
+    passes of half as many sequences, and stays with them. `batch_size` and the result are the same. A plugin that makes
+    the batches must declare that their rows can be trained apart."""
