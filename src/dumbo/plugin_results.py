@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dumbo.data.records import Example
-    from dumbo.job import Batch, Evaluator, Loss
+    from dumbo.job import Batch, Collator, Evaluator, Loss
 
 _FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format", "build_evaluator"})
+_TOKENS = ("input_ids", "attention_mask", "labels")
+"""What of a batch has a value for each token."""
 _METHODS = (
     ("patch_model", "named_parameters"),
     ("load_model", "named_parameters"),
@@ -127,6 +129,25 @@ def checked_loss(name: str, loss: Loss) -> Loss:
     return call
 
 
+def checked_collator(name: str, collate: Collator, has_loss: bool) -> Collator:
+    """The collator of plugin `name`, with each batch checked; `has_loss` where a plugin's own loss reads them.
+
+    Raises:
+        PluginError: it does not take one argument.
+    """
+    if not takes(collate, 1):
+        raise PluginError(f"plugin '{name}': the collator takes {parameters_of(collate)}, must take (rows)")
+
+    def call(rows: Sequence[Mapping[str, Any]]) -> Batch:
+        batch = collate(rows)
+        fault = _batch_fault(batch, has_loss)
+        if fault:
+            raise PluginError(f"plugin '{name}': its collator returned {fault}")
+        return batch
+
+    return call
+
+
 def checked_evaluator(name: str, evaluate: Evaluator) -> Evaluator:
     """The evaluator of plugin `name`, with what it returns checked at each call."""
 
@@ -143,6 +164,38 @@ def checked_evaluator(name: str, evaluate: Evaluator) -> Evaluator:
         return result
 
     return call
+
+
+def _batch_fault(batch: Any, has_loss: bool) -> str:
+    """What is wrong with a batch, if anything; no value of a tensor is looked at. A loss of a plugin's own knows best
+    what it wants beside the labels, by which the trainer counts."""
+    if not isinstance(batch, Mapping):
+        return f"{shown(batch)}; it must return name -> tensor"
+    if "labels" not in batch:
+        return "a batch without 'labels', by which the tokens that are trained are counted"
+    if not has_loss and "input_ids" not in batch and "inputs_embeds" not in batch:
+        return "a batch without 'input_ids'; only a plugin with a loss of its own can do without"
+    keys = [key for key in _TOKENS if key in batch and (key == "labels" or not has_loss)]
+    faults = [fault for key in keys if (fault := _tokens_fault(key, batch[key]))]
+    if faults:
+        return faults[0]
+    shapes = {key: list(batch[key].shape) for key in keys}
+    if any(shape != shapes["labels"] for shape in shapes.values()):
+        told = ", ".join(f"'{key}' {shape}" for key, shape in shapes.items())
+        return f"tensors of different shapes: {told}; each token has one label"
+    return ""
+
+
+def _tokens_fault(key: str, value: Any) -> str:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return f"{shown(value)} for '{key}'; it must be a tensor"
+    if value.ndim != 2:
+        return f"'{key}' of the shape {list(value.shape)}; it must be [sequences, tokens]"
+    if key == "labels" and value.dtype != torch.int64:
+        return f"'labels' of the type {value.dtype}; they must be torch.int64"
+    return ""
 
 
 def _loss_fault(result: Any, model: Module) -> str:

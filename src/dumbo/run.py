@@ -33,7 +33,7 @@ from dumbo.plugin_loader import (
     StatePlugin,
     TrainFormatPlugin,
 )
-from dumbo.plugin_results import checked_evaluator, checked_loss
+from dumbo.plugin_results import checked_collator, checked_evaluator, checked_loss
 from dumbo.run_folder import MetricsFile, discard_folder, remove_if_empty, resolved_tree, write_run_file
 from dumbo.run_lock import RunLock
 from dumbo.summary import Summary, installed_versions
@@ -216,17 +216,18 @@ class OpenRun:
         return loss and checked_loss(plugins.names(LossPlugin)[0], loss)
 
     def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
-        """What the plugin in that seat makes batches with.
+        """What the plugin in that seat makes batches with; it is blamed for what is wrong with them.
 
         Raises:
             ConfigError: rows are to be packed, of which the plugin knows nothing.
         """
         plugins, config = self.configured.plugins, self.configured.config
         collator: Collator | None = plugins.call_seat(CollatorPlugin, config, tokenizer)
+        names = plugins.names(CollatorPlugin)
         if collator is not None and config.trainer.data.packing:
-            message = f"the plugin '{plugins.names(CollatorPlugin)[0]}' makes the batches, and packs no rows"
+            message = f"the plugin '{names[0]}' makes the batches, and packs no rows"
             raise ConfigError.at("trainer.data.packing", message, "remove one of the two")
-        return collator
+        return None if collator is None else checked_collator(names[0], collator, bool(plugins.names(LossPlugin)))
 
     def ways_on(self, result: TrainResult) -> str:
         """A line that says how a run which was stopped goes on."""

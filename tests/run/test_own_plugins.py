@@ -210,6 +210,18 @@ def test_a_collator(run_with, plain):
     assert losses_of(run_with("FirstTokensPlugin"))[0] != losses_of(plain)[0]
 
 
+def test_what_a_collator_returns_is_checked(run_with, capsys):
+    source = """
+    from dumbo.plugin_loader import CollatorPlugin
+    class WrongPlugin(CollatorPlugin):
+        def build_collator(self, config, tokenizer):
+            return lambda rows: {"input_ids": [row["input_ids"] for row in rows]}
+    """
+    with pytest.raises(AssertionError):
+        run_with("WrongPlugin", source=source)
+    assert "plugin 'wrong': its collator returned a batch without 'labels'" in capsys.readouterr().err
+
+
 def test_an_optimizer(run_with, plain, capsys):
     folder = run_with("SgdPlugin", trainer__arguments__learning_rate=0.25)
     assert "SGD over 21 tensors" in capsys.readouterr().out
