@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+from dumbo.bridge.bad_rows_file import describe_rows
+from dumbo.data.records import Origin
 from tests import builders
 from tests.distributed.test_two_processes import torchrun
 from tests.numerics.training import build_trainer, random_rows, tiny_llama
@@ -70,12 +72,12 @@ STEPS = {
 def run(tmp_path, model_folder, rows_file, capsys):
     """Trains with steps (from 0) whose loss or gradient is spoilt; returns what was printed, or said against it."""
 
-    def train(code=0, *, loss=None, gradient=None, **changes):
+    def train(code=0, *words, loss=None, gradient=None, **changes):
         (tmp_path / "own.py").write_text(SPOILING)
         (tmp_path / "spoil.json").write_text(json.dumps({"loss": loss or {}, "gradient": gradient or {}}))
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         file = builders.write_config(tmp_path, model_folder, rows_file, STEPS | dotted)
-        printed = printed_by(capsys, code, "train", str(file))
+        printed = printed_by(capsys, code, "train", str(file), *words)
         train.folder = tmp_path / "out"
         train.said = printed.out
         return printed.err if code else printed.out
@@ -150,6 +152,60 @@ def test_three_in_a_row_end_the_run_with_the_weights_of_the_last_good_step(run, 
         assert texts[row["row"] - 1]["instruction"] in row["text"] and texts[row["row"] - 1]["output"] in row["text"]
         assert row["tokens"] > row["trained"] > 0
         assert row["loss"] == "nan"
+
+
+@pytest.mark.parametrize(("loss", "skipped"), [({"0": "nan"}, [3, 3]), ({}, [2, 2])], ids=["bad again", "good"])
+def test_the_step_that_ended_a_run_is_not_counted_before_it_is_made_again(run, loss, skipped):
+    said = run(2, loss={"2": "nan", "3": "nan", "4": "nan"})
+    assert said.startswith("step 5: the loss is not finite, for the 3rd step in a row")
+    run(0, "--resume", loss=loss, trainer__faults={"bad_steps": 4})
+    assert [row.get("train/skipped_steps") for row in metrics_of(run.folder)] == [None, None, 1, 2, *skipped]
+
+
+UNUSUAL = """
+class UnusualPlugin(BasePlugin):
+    def build_collator(self, config, tokenizer):
+        from dumbo.data.collate import PaddingCollator
+        pad = PaddingCollator(tokenizer.pad_token_id)
+        def collate(rows):
+            batch = pad(rows)
+            return {"chosen": batch["input_ids"], "labels": batch["labels"]}
+        return collate
+    def build_loss(self, config, tokenizer):
+        self.passes = -1
+        def loss(model, batch, num_items):
+            self.passes += model.training
+            total = next_token_cross_entropy(model(input_ids=batch["chosen"]).logits, batch["labels"]) / num_items
+            return total * float("nan") if self.passes >= 4 else total
+        return loss
+"""
+
+
+def test_rows_that_cannot_be_described_do_not_hide_what_was_wrong(tmp_path, model_folder, rows_file, capsys):
+    (tmp_path / "own.py").write_text(SPOILING + UNUSUAL)
+    changes = {**STEPS, "plugins": [*SHIPPED, "./own.py:UnusualPlugin"], "trainer.faults.bad_steps": 1}
+    file = builders.write_config(tmp_path, model_folder, rows_file, changes)
+    printed = printed_by(capsys, 2, "train", str(file))
+    assert printed.err.startswith("step 3: the loss is not finite\n")
+    assert weights_of(tmp_path / "out" / "checkpoints" / "step-000002")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "bad-step-000003.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and len({row["row"] for row in rows}) == 4
+    for row in rows:
+        assert row["file"].endswith("rows.jsonl")
+        assert row["not_described"] == "the batch cannot be told apart into rows of tokens (KeyError: 'input_ids')"
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(2, dtype=torch.int64), torch.zeros(3, 4, dtype=torch.int64)])
+def test_whatever_a_batch_has_a_line_is_written_of_it(labels):
+    batch = {"input_ids": torch.ones(2, 4, dtype=torch.int64), "labels": labels}
+    unknown, known = describe_rows(
+        [{name: value for name, value in batch.items() if value is not None}] * 2,
+        [[], [Origin("rows.jsonl", 7)]],
+        builders.build_tokenizer(),
+        lambda single: 0.0,
+    )
+    assert unknown.keys() == {"not_described"}
+    assert known == {"file": "rows.jsonl", "row": 7, "not_described": unknown["not_described"]}
 
 
 @pytest.mark.parametrize("packing", [True, "joined", False])

@@ -24,22 +24,43 @@ def describe_rows(
     batches: Sequence[Mapping[str, Any]],
     origins: Sequence[Sequence[Origin | None]],
     tokenizer: PreTrainedTokenizerBase,
-    row_loss: RowLoss,
+    row_loss: RowLoss | None,
 ) -> Iterator[dict[str, Any]]:
-    """Of each row of `batches`: where it came from if `origins` says so, its tokens, loss and text."""
+    """Of each row of `batches`: where it came from if `origins` says so, its tokens, loss and text.
+
+    Of a batch of which that cannot be told (a plugin makes what it wants): where the items came from that it was made
+    of, and why not. Without a `row_loss`, where rows cannot be trained apart, there are no losses.
+    """
     for batch, of_batch in zip(batches, origins, strict=True):
-        documents = documents_of(batch)
-        singles = _singles(batch, len(documents))
-        # Where a batch is not one row for one item, nobody knows which row is which.
-        known: Sequence[Origin | None] = of_batch if len(of_batch) == len(documents) else [None] * len(documents)
-        for document, single, origin in zip(documents, singles, known, strict=True):
-            ids, labels = document["input_ids"], document["labels"]
-            row: dict[str, Any] = {} if origin is None else {"file": origin.source, "row": origin.row}
-            row |= {"tokens": len(ids), "trained": int((labels[1:] != IGNORED).sum())}
-            loss = None if single is None else _loss(row_loss, single)
-            if loss is not None:
-                row["loss"] = loss if math.isfinite(loss) else str(loss)
-            yield {**row, "text": tokenizer.decode(ids.tolist())}
+        try:
+            yield from list(_rows_of(batch, of_batch, tokenizer, row_loss))
+        except Exception as error:  # The run is to end with its own error, and not with one of this file.
+            reason = f"the batch cannot be told apart into rows of tokens ({type(error).__name__}: {error})"
+            for origin in of_batch or [None]:
+                yield {**_place(origin), "not_described": reason}
+
+
+def _rows_of(
+    batch: Mapping[str, Any],
+    origins: Sequence[Origin | None],
+    tokenizer: PreTrainedTokenizerBase,
+    row_loss: RowLoss | None,
+) -> Iterator[dict[str, Any]]:
+    documents = documents_of(batch)
+    singles = _singles(batch, len(documents)) if row_loss is not None else [None] * len(documents)
+    # Where a batch is not one row for one item, nobody knows which row is which.
+    known: Sequence[Origin | None] = origins if len(origins) == len(documents) else [None] * len(documents)
+    for document, single, origin in zip(documents, singles, known, strict=True):
+        ids, labels = document["input_ids"], document["labels"]
+        row = _place(origin) | {"tokens": len(ids), "trained": int((labels[1:] != IGNORED).sum())}
+        loss = None if single is None or row_loss is None else _loss(row_loss, single)
+        if loss is not None:
+            row["loss"] = loss if math.isfinite(loss) else str(loss)
+        yield {**row, "text": tokenizer.decode(ids.tolist())}
+
+
+def _place(origin: Origin | None) -> dict[str, Any]:
+    return {} if origin is None else {"file": origin.source, "row": origin.row}
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -47,8 +68,9 @@ def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     try:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         file.write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        return f"its rows could not be written to {file}: {error.strerror or error}"
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return f"its rows could not be written to {file}: {reason}"
     return f"its rows are in {file}"
 
 

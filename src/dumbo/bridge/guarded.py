@@ -43,9 +43,11 @@ class _Step:
     made: int = 0
     """Batches that were gone through."""
     random: Mapping[str, Any] = field(default_factory=dict)
-    """As it was at the beginning; so too the next two."""
+    """As it was at the beginning; so too all that follow."""
     logged_loss: Tensor | None = None
     tokens_seen: int = 0
+    faults: Mapping[str, Any] = field(default_factory=dict)
+    """What the judges of steps knew."""
 
 
 class _AfterStep(TrainerCallback):
@@ -125,7 +127,12 @@ class GuardedTrainer(ResumableTrainer):
 
     def _begin_step(self) -> None:
         """A step begins with the reading of its rows."""
-        self._step = _Step(random=random_states(), logged_loss=self._tr_loss.clone(), tokens_seen=self.tokens_seen)
+        self._step = _Step(
+            random=random_states(),
+            logged_loss=self._tr_loss.clone(),
+            tokens_seen=self.tokens_seen,
+            faults=self._judges_state(),
+        )
         if self._watchdog is not None:
             self._watchdog.begin(self.state.global_step + 1)
 
@@ -275,13 +282,19 @@ class GuardedTrainer(ResumableTrainer):
         set_random_states(self._step.random)
         self._tr_loss.copy_(self._step.logged_loss)
         self.tokens_seen = self._step.tokens_seen
+        self._load_judges(self._step.faults)  # who makes this step again judges it again
         return self.checkpoints.save(asked=False, at_once=True)
 
     def _dump_rows(self, number: int) -> str:
-        """Write the rows of this step on all ranks to the run's folder, and say where."""
+        """Write the rows of this step on all ranks to the run's folder, and say where; raises nothing of its own, as
+        the run is to end with what was wrong with the step."""
         model = self._job.model
+        row_loss = self._row_loss if self._job.rows_are_separate else None
         model.eval()
-        rows = list(describe_rows(self._step.batches, self._origins(), self._job.tokenizer, self._row_loss))
+        try:
+            rows = list(describe_rows(self._step.batches, self._origins(), self._job.tokenizer, row_loss))
+        except Exception as error:
+            rows = [{"not_described": f"{type(error).__name__}: {error}"}]
         model.train()
         if self.args.world_size > 1:
             rows = gather_object(rows)
@@ -328,15 +341,20 @@ class GuardedTrainer(ResumableTrainer):
 
     def logging_state(self) -> dict[str, Any]:
         """With what a run that goes on has to know of the faults before."""
-        faults = {"skipped": self._guard.skipped, "in_a_row": self._guard.in_a_row, "halvings": self._halvings}
-        spikes = None if self._spikes is None else self._spikes.state()
-        return {**super().logging_state(), "faults": faults, "spikes": spikes}
+        judges = self._judges_state()
+        judges["faults"]["halvings"] = self._halvings
+        return {**super().logging_state(), **judges}
 
     def restore_logging(self, state: Mapping[str, Any]) -> None:
         """Those faults first, as steps may follow at once."""
-        faults = state["faults"]
-        self._guard.skipped, self._guard.in_a_row = faults["skipped"], faults["in_a_row"]
-        self._halvings = faults["halvings"]
+        self._load_judges(state)
+        self._halvings = state["faults"]["halvings"]
+        super().restore_logging(state)
+
+    def _judges_state(self) -> dict[str, Any]:
+        return {"faults": self._guard.state(), "spikes": None if self._spikes is None else self._spikes.state()}
+
+    def _load_judges(self, state: Mapping[str, Any]) -> None:
+        self._guard.load(state["faults"])
         if self._spikes is not None and state["spikes"] is not None:
             self._spikes.load(state["spikes"])
-        super().restore_logging(state)

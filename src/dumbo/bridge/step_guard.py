@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -47,6 +47,14 @@ class StepGuard:
     def leave_out(self) -> None:
         """The update of this step is not made, for another reason than a bad number."""
         self._skips = True
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` returned."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def judge(self, step: int, fault: str | None) -> bool:
         """Note that `step` may be made, or what is wrong with it; return whether the run cannot go on."""
