@@ -1,5 +1,7 @@
 """A loss that leaps: the way back to the last checkpoint, and on with the next rows."""
 
+import random
+
 import pytest
 import torch
 
@@ -93,6 +95,9 @@ def test_ways_back_that_lead_nowhere_end_the_run(tmp_path, model_folder, rows, m
     assert said.out.count("times the mean of 23 steps") == 3
     assert "step 27: the loss is" in said.err and "for the 4th time within few steps" in said.err
     assert "going back does not help" in said.err
+    monkeypatch.setenv("DUMBO_LEAPS", "")
+    assert main(["train", str(file), "--resume"]) == 0
+    assert metrics_of(tmp_path / "run" / "out")[-1]["train/rollbacks"] == 3, "step 27 was made again, and is fine"
 
 
 def test_without_a_checkpoint_the_step_alone_is_left_out(tmp_path, model_folder, rows, monkeypatch, capfd):
@@ -121,6 +126,53 @@ def test_ways_back_that_cannot_be(tmp_path, model_folder, rows, capfd, changes, 
     file = write(tmp_path / "run", model_folder, rows, changes)
     assert main(["check", str(file)]) == 2
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [{"trainer.arguments.max_steps": 20}, {"trainer.arguments.num_train_epochs": 2}])
+def test_a_run_of_too_few_steps_for_a_leap_is_refused(tmp_path, model_folder, rows_file, capfd, steps):
+    changes = {"trainer.arguments.max_steps": builders.REMOVE, "trainer.faults.on_spike": "rollback", **steps}
+    file = builders.write_config(tmp_path, model_folder, rows_file, changes)
+    assert main(["train", str(file)]) == 2
+    count = steps.get("trainer.arguments.max_steps", 6)
+    said = f"trainer.faults.on_spike: has no effect here: none of the first 20 steps is a leap, and the run has {count}"
+    assert said in capfd.readouterr().err
+
+
+def judged(losses, factor=3.0):
+    """What a watch says of the last of `losses`, having found none of the others to leap."""
+    watch = SpikeWatch(factor)
+    *before, last = losses
+    assert [told for loss in before if (told := watch.judge(loss)) is not None] == []
+    return watch.judge(last)
+
+
+def around(mean, spread, count=400, seed=0):
+    """Losses that vary around a mean as a normal distribution does."""
+    numbers = random.Random(seed)
+    return [numbers.gauss(mean, spread) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("mean", "spread"), [(2.0, 0.3), (0.5, 0.5), (0.01, 1.0), (0.0, 1e-6), (-94.0, 1.0)])
+def test_what_varies_as_ever_does_not_leap_and_what_is_far_above_does(mean, spread, seed):
+    usual = around(mean, spread, seed=seed)
+    assert judged([*usual, mean + spread]) is None
+    assert judged([*usual, 3 * abs(mean) + 15 * spread]) is not None
+
+
+def test_losses_below_zero_that_get_better_do_not_leap():
+    assert judged([-float(step) for step in range(200)]) is None
+    assert "18.6 times their usual change above the mean (-94.05) of 50 steps" in judged([*around(-94.0, 1.0), -60.0])
+    assert judged([-94.0] * 30 + [-93.0]) is None, "what never varied has no size"
+    assert judged([0.0] * 30 + [0.3]) is None
+
+
+def test_positive_losses_are_measured_by_their_mean():
+    usual = around(2.0, 0.2, count=60)
+    mean = sum(usual[-50:]) / 50
+    assert judged([*usual, 2.99 * mean]) is None
+    assert "3.0 times the mean of 50 steps" in judged([*usual, 3.01 * mean])
+    assert judged([9.0 - step * 0.3 for step in range(28)] + [1.0 * 3]) is None, "it fell fast, and the mean is high"
 
 
 def test_what_is_a_leap():

@@ -91,10 +91,14 @@ def plan_run(config: RunConfig, sequences: Sequences, physical_batch_size: int, 
     return BatchPlan(sequences, trainer.arguments.batch_size, physical_batch_size, world_size, grouped, trainer.seed)
 
 
+def total_steps(plan: BatchPlan, arguments: TrainerArguments) -> int:
+    """Optimizer steps of the whole run."""
+    return arguments.max_steps or math.ceil(arguments.num_train_epochs * plan.steps_per_epoch)
+
+
 def describe_plan(plan: BatchPlan, arguments: TrainerArguments) -> str:
     """How many steps there will be, of how many tokens, and how much of them is padding."""
-    per_epoch = plan.steps_per_epoch
-    total = arguments.max_steps or math.ceil(arguments.num_train_epochs * per_epoch)
     tokens = int(plan.sequences.of_epoch(0).lengths.sum())
     filled = plan.sequences.filling or f"{plan.padding_share():.0%} padding"
-    return f"{per_epoch:,} steps per epoch, {total:,} in all; {tokens:,} tokens per epoch; {filled}"
+    steps = f"{plan.steps_per_epoch:,} steps per epoch, {total_steps(plan, arguments):,} in all"
+    return f"{steps}; {tokens:,} tokens per epoch; {filled}"

@@ -41,6 +41,9 @@ class TransformersTrainerPlugin(TrainerPlugin):
 def _spike_problems(config: RunConfig) -> Iterator[Problem]:
     """Ways back that lead nowhere."""
     faults, trainer = config.trainer.faults, config.trainer
+    steps = trainer.arguments.max_steps
+    if faults.on_spike == "rollback" and steps is not None:
+        yield from too_few_steps(steps)
     if "spike_factor" in faults.model_fields_set and faults.on_spike == "ignore":
         hint = "it needs trainer.faults.on_spike: rollback"
         yield Problem("has no effect here", ("trainer", "faults", "spike_factor"), hints=(hint,))
@@ -52,6 +55,15 @@ def _spike_problems(config: RunConfig) -> Iterator[Problem]:
         message = "there are no checkpoints to go back to"
         hint = "set trainer.arguments.save_strategy, or trainer.checkpoints.every_minutes"
         yield Problem(message, ("trainer", "faults", "on_spike"), hints=(hint,))
+
+
+def too_few_steps(total: int) -> Iterator[Problem]:
+    """A problem where a run of `total` steps has none of which it can be told that its loss leaps."""
+    from dumbo.bridge.spikes import LEAST
+
+    if total <= LEAST:
+        message = f"has no effect here: none of the first {LEAST} steps is a leap, and the run has {total}"
+        yield Problem(message, ("trainer", "faults", "on_spike"), hints=("remove it, or train for more steps",))
 
 
 def _without_effect(config: RunConfig) -> Iterator[Problem]:

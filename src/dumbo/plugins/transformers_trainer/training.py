@@ -13,12 +13,13 @@ from dumbo.bridge.optimizers import optimizer_problems, schedule_problems
 from dumbo.bridge.packing import Packing, prepare_for_packing
 from dumbo.bridge.trainer import DumboTrainer
 from dumbo.bridge.training_args import training_arguments, uses_bf16
-from dumbo.data.plan import describe_plan
+from dumbo.data.plan import describe_plan, total_steps
 from dumbo.data.streaming import Stream
 from dumbo.disk import naming_refusals
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.job import Job, TrainResult
 from dumbo.plugin_loader import Services
+from dumbo.plugins.transformers_trainer.plugin import too_few_steps
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,21 @@ def build(job: Job, services: Services) -> TransformersRun:
     if problems:
         raise ConfigError(problems)
     trainer = DumboTrainer(job, theirs)
+    _check_steps(job, trainer)
     if job.config.trainer.data.packing:
         trainer.packing = _packing(job)  # now, as the model has come to its device
     _say_what_was_chosen(job, trainer, services, f"{'on' if checkpointing else 'off'}{reason}")
     if ours.max_steps is not None and "num_train_epochs" in ours.model_fields_set:
         services.say(f"max_steps: {ours.max_steps} goes before num_train_epochs: {ours.num_train_epochs:g}")
     return TransformersRun(trainer)
+
+
+def _check_steps(job: Job, trainer: DumboTrainer) -> None:
+    """Refuse to look for leaps where no step can be one; a stream's `max_steps` was looked at before."""
+    if job.config.trainer.faults.on_spike == "rollback" and job.stream is None:
+        problems = list(too_few_steps(total_steps(trainer.batch_plan, job.config.trainer.arguments)))
+        if problems:
+            raise ConfigError(problems)
 
 
 def _packing(job: Job) -> Packing:
