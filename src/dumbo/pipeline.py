@@ -15,7 +15,6 @@ from dumbo.data.prepared import preparation_of
 from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
-from dumbo.plugin_rules import rows_are_separate
 from dumbo.run import OpenRun, open_run
 from dumbo.run_folder import STOPPED
 from dumbo.termination import raising_on_termination
@@ -69,7 +68,7 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
             stream=datasets.stream,
             run_state=run.state(),
             find_origin=datasets.find_origin,
-            rows_are_separate=rows_are_separate(plugins.found),
+            rows_are_separate=plugins.rows_are_separate,
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)

@@ -60,8 +60,7 @@ class BasePlugin:
     """Set after `check`, before the first other hook."""
 
     def check(self, config: RunConfig) -> None:
-        """Look for mistakes across sections, before anything is loaded. Raise `ConfigError.at(key, message,
-        *hints)`."""
+        """Look for mistakes across sections before anything is loaded; raise `ConfigError.at(key, message, *hints)`."""
 
 
 class ModelLoaderPlugin(BasePlugin):
@@ -160,9 +159,8 @@ class CollatorPlugin(BasePlugin):
     """Makes batches. At most one."""
 
     rows_are_separate: ClassVar[bool] = False
-    """Whether a batch may be cut between any two of its rows, with the same sum of losses: the first dimension of all
-    that it has is that of the rows, and none of them needs another (as the halves of a pair do). For
-    `trainer.faults.on_oom: halve`."""
+    """Whether a batch may be cut between any two rows (`trainer.faults.on_oom: halve`): they are the first dimension of
+    all that it has, and none of them needs another, as the halves of a pair do."""
 
     def build_collator(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
         """Return a function from dataset items to a batch (see `dumbo.job.Collator`)."""
@@ -258,6 +256,5 @@ class CommandPlugin(BasePlugin):
     commands: ClassVar[Mapping[str, str]] = {}
 
     def run_command(self, verb: str, arguments: Sequence[str]) -> int:
-        """Run `dumbo VERB ARGUMENTS...` and return the exit code. No configuration is loaded: there is no
-        `self.config`."""
+        """Run `dumbo VERB ARGUMENTS...` and return the exit code. There is no `self.config`, as none is loaded."""
         raise NotImplementedError

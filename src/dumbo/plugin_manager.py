@@ -13,7 +13,7 @@ from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_interfaces import INTERFACES, Interface
 from dumbo.plugin_loader import BasePlugin, ReaderPlugin, Services, StatePlugin
 from dumbo.plugin_results import check_result, shown
-from dumbo.plugin_rules import keys_in_charge, section_at, serving, unused
+from dumbo.plugin_rules import keys_in_charge, rows_are_separate, section_at, serving, unused
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,6 +94,11 @@ class PluginManager:
         for found in serving(spec, self.found):
             value = self._call(found, spec.hook, value, config)
         return value
+
+    @property
+    def rows_are_separate(self) -> bool:
+        """Whether the batches of this run can be cut between their rows."""
+        return rows_are_separate(self.found)
 
     def load_states(self, states: Mapping[str, Any]) -> None:
         """Give every plugin that has a state the one that it had; one without an entry keeps its own."""

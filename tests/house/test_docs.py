@@ -109,6 +109,8 @@ def fragments(page: Path, folder: Path) -> Iterator[tuple[Block, dict[str, Any]]
         base = base_config()
         if "num_train_epochs" in block.text:
             del base["trainer"]["arguments"]["max_steps"]  # which would go before it
+        if "on_spike" in block.text:
+            base["trainer"]["arguments"]["max_steps"] = 100  # a run of two would have no step that can leap
         yield block, tree.value if is_whole else whole_run(tree.value, base)
 
 
