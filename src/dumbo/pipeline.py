@@ -16,7 +16,7 @@ from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
 from dumbo.run import OpenRun, open_run
-from dumbo.run_folder import STOPPED
+from dumbo.run_folder import model_folder
 from dumbo.termination import raising_on_termination
 
 
@@ -85,10 +85,8 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
     with run.blaming_plugins("training"):
         result = trainer.train()
     run.tell_stream()
-    folder = result.checkpoint
-    if folder is None:
-        # Not the name of a checkpoint, in whose place it would be put.
-        folder = run.folder / (f"checkpoints/{STOPPED}{result.steps:06}" if result.stopped_early else "model")
+    folder = result.checkpoint or model_folder(run.folder, result.steps if result.stopped_early else None)
+    if result.checkpoint is None:
         with run.blaming_plugins("saving"):
             trainer.save_model(folder)
     run.summary.note_all({"steps": result.steps, "total_steps": result.total_steps, "model": str(folder)})

@@ -26,8 +26,7 @@ _MARKS = ("metrics.jsonl", "model", "checkpoints")
 _WRITTEN = (*_MARKS, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
 """What a run writes: in a folder that has such a file already, a file of somebody's would be lost."""
 _KEY = "trainer.output_dir"
-STOPPED = "stopped-"
-"""How a model is called, before the number of its step, that nothing can go on from."""
+_STOPPED = "stopped-"
 _OTHER_FOLDER = "or name another folder, or leave output_dir out: every run then gets a folder of its own"
 _RARE_LINE_ENDS = frozenset("\x85\u2028\u2029")
 
@@ -147,10 +146,16 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return _numbered(folder / "checkpoints", "step-")
 
 
+def model_folder(folder: Path, stopped_at: int | None) -> Path:
+    """Where the model of the run in `folder` goes: not under the name of a checkpoint, in whose place it would be put,
+    if it was stopped after a step and has none."""
+    return folder / ("model" if stopped_at is None else f"checkpoints/{_STOPPED}{stopped_at:06}")
+
+
 def models_of(folder: Path) -> list[Path]:
     """The models on the way of the run in `folder`, oldest first: its checkpoints, and what it had when it was stopped
     and could write none."""
-    found = [*_numbered(folder / "checkpoints", STOPPED), *checkpoints_of(folder)]
+    found = [*_numbered(folder / "checkpoints", _STOPPED), *checkpoints_of(folder)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
