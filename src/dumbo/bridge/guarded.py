@@ -48,6 +48,8 @@ class _Step:
     tokens_seen: int = 0
     faults: Mapping[str, Any] = field(default_factory=dict)
     """What the judges of steps knew."""
+    is_updating: bool = False
+    """Whether the weights may be others than before it."""
 
 
 class _AfterStep(TrainerCallback):
@@ -116,14 +118,18 @@ class GuardedTrainer(ResumableTrainer):
         """Which rows are trained on when; of a subclass."""
         raise NotImplementedError
 
-    @property
-    def is_between_steps(self) -> bool:
-        """Whether the training is as after its last step, and nothing else has touched it; with several ranks nobody
-        knows."""
-        ends = (
-            self.state.global_step >= self.state.max_steps and self._job.config.trainer.arguments.load_best_model_at_end
-        )
-        return self._step.logged_loss is None and self.args.world_size == 1 and not ends
+    def save_what_was_made(self) -> Path | None:
+        """Something has failed that is no fault of the training: write a checkpoint of the steps that were made. None
+        where that was not possible: in an update, or where other ranks wait for this one."""
+        # At the very end the model may have the weights of its best evaluation.
+        has_best = self._job.config.trainer.arguments.load_best_model_at_end
+        is_last = has_best and self.state.global_step >= self.state.max_steps
+        if self.args.world_size > 1 or self._step.is_updating or is_last:
+            return None
+        if self._step.logged_loss is None:
+            return self.save_between_steps()
+        # What a stream has handed out for this step is gone.
+        return self.save_before_step() if self._job.stream is None else None
 
     def _begin_step(self) -> None:
         """A step begins with the reading of its rows."""
@@ -232,6 +238,7 @@ class GuardedTrainer(ResumableTrainer):
             raise bad_step_error(number, fault, self._guard.in_a_row, self._dump_rows(number))
         if fault is not None or self._leaps(number):
             model.zero_grad()  # Callbacks before the update must not see it either.
+        self._step.is_updating = True
         return norm
 
     def _leaps(self, number: int) -> bool:
@@ -255,6 +262,7 @@ class GuardedTrainer(ResumableTrainer):
                 f"step {number}: {leap}, for the {self._spikes.in_a_row}th time within few steps\n"
                 "    going back does not help; try a lower learning_rate, more warmup_steps, or look at the rows"
             )
+        self._step.is_updating = True
         checkpoint = self.checkpoints.roll_back()
         where = "there is no checkpoint to go back to: it alone is left out"
         if checkpoint is not None:

@@ -92,6 +92,13 @@ class ResumableTrainer(Trainer):
             self.checkpoints.close()
             self.requests.restore()
 
+    def save_between_steps(self) -> Path | None:
+        """Write a checkpoint at once, after a callback or an evaluation has failed: what was to come does when the run
+        goes on."""
+        self.requests.due_evaluation = self.control.should_evaluate
+        self.undo_evaluation()
+        return self.checkpoints.save(asked=False, at_once=True)
+
     def stop_if_asked(self) -> None:
         """Called in long work between steps: the end that somebody wants does not wait for it.
 

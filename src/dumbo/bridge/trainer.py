@@ -140,17 +140,18 @@ class DumboTrainer(GuardedTrainer):
         return f"stopped at once, after step {self.state.global_step}; {kept}"
 
     def _keep_steps(self) -> None:
-        """Something between two steps, such as a plugin's callback, has failed: what was trained until then is worth
-        keeping."""
-        step = self.state.global_step
-        if not self.is_between_steps or not step or self.checkpoints.folder.written(step) is not None:
+        """The training has failed, such as in a plugin's callback: what was trained until then is worth keeping."""
+        step, say = self.state.global_step, self._job.console.say
+        if not step or self.checkpoints.folder.written(step) is not None:
             return
         self._job.console.stop_training()
-        self.requests.due_evaluation = self.control.should_evaluate
-        self.undo_evaluation()
-        checkpoint = self.checkpoints.save(asked=False, at_once=True)
+        try:
+            checkpoint = self.save_what_was_made()
+        except Exception as error:  # What failed first is what the user must know; a device may fail at everything.
+            say(f"no checkpoint could be written of what was trained until then: {error}")
+            return
         if checkpoint is not None:
-            self._job.console.say(f"what was trained until then is in {checkpoint}: --resume goes on from it")
+            say(f"what was trained until then is in {checkpoint}: --resume goes on from it")
 
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps in an epoch; None for a stream."""
