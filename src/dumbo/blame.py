@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dumbo.errors import Place
+from dumbo.redact import redact_text
 
 _PACKAGE = Path(__file__).parent
 
@@ -23,7 +24,7 @@ def describe(error: BaseException, plugin: type | None = None) -> str:
 
 def describe_exit(error: SystemExit, plugin: type) -> str:
     """As `describe`, for a plugin that ended the program."""
-    call = f"sys.exit({'' if error.code is None else repr(error.code)})"
+    call = f"sys.exit({'' if error.code is None else redact_text(repr(error.code))})"
     return ", ".join(part for part in (call, _raised_at(error, plugin)) if part)
 
 
@@ -45,7 +46,12 @@ def _in_words(error: BaseException) -> str:
         if first["type"] in ("frozen_instance", "frozen_field"):
             return f"the configuration cannot be changed (it set '{where}')"
         return f"{error.title}: {where}: {first['msg']}" if where else f"{error.title}: {first['msg']}"
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    return f"{type(error).__name__}: {text_in_one_line(error) or 'no message'}"
+
+
+def text_in_one_line(error: BaseException) -> str:
+    """The text of an error on one line, without secrets: a caller may cut it, and half a secret is not recognised."""
+    return " ".join(redact_text(str(error)).split())
 
 
 def _file_of(plugin: type) -> str | None:

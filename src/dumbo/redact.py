@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -178,6 +179,20 @@ def _is_secret_variable(name: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _pattern_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern of all of them as they are and as addresses have them, the longest first; None where there are none."""
-    forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in (secret, quote(secret, safe=""))}
-    return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))) if forms else None
+    """A pattern of all of them in all their forms, the longest first; None where there are none."""
+    known = {secret.strip() for secret in secrets}
+    forms = {form for secret in known if len(secret) >= _SHORTEST for form in _forms(secret)}
+    return re.compile("|".join(map(_anyhow_spaced, sorted(forms, key=len, reverse=True)))) if forms else None
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is, and as addresses, Python's `repr` and JSON write it within a longer text."""
+    # Whether `repr` escapes a quote depends on the quotes around the secret; in no piece there is one.
+    pieces = [repr(piece)[1:-1] for piece in secret.split("'")]
+    in_json = {json.dumps(secret, ensure_ascii=plain)[1:-1] for plain in (True, False)}
+    return {secret, quote(secret, safe=""), "'".join(pieces), "\\'".join(pieces), *in_json}
+
+
+def _anyhow_spaced(form: str) -> str:
+    """A pattern of a secret whose lines may be joined, wrapped, or indented as in the traceback of a group."""
+    return r"[\s|]+".join(map(re.escape, form.split()))

@@ -1,6 +1,7 @@
 """What is left out of texts and configurations: by name, by shape, and what is known; and what is left as it is."""
 
 import contextvars
+import json
 
 import pytest
 
@@ -97,6 +98,25 @@ def test_secrets_of_the_environment_are_known(monkeypatch):
     said = f"{LONG} a+b/c=d+e/f= a%2Bb%2Fc%3Dd%2Be%2Ff%3D proxypassword /home/me/key.json somewhat"
     assert redact_text(said) == f"{REDACTED} {REDACTED} {REDACTED} {REDACTED} /home/me/key.json somewhat"
     assert redact_shapes({"a": LONG}) == {"a": LONG}, "the same on every machine: keys of the cache are made of it"
+
+
+@pytest.mark.parametrize(
+    "secret", ["two\nlines of it", "tab\tand  spaces", "q\"uo'te\\d", "it's one", 'say "one"', "schlüssel"]
+)
+def test_a_secret_is_known_however_it_is_written(secret, monkeypatch):
+    monkeypatch.setenv("DEPLOY_SECRET", secret)
+    ways = {
+        "as it is": secret,
+        "on one line": " ".join(secret.split()),
+        "indented": "\n    | ".join(secret.split("\n")),
+        "by Python": repr(f"{secret}")[1:-1],
+        "by Python beside a quote": repr(f"it's {secret}")[1:-1].removeprefix("it's ").removeprefix("it\\'s "),
+        "by Python beside both": repr(f"\"'{secret}")[4:-1],
+        "in JSON": json.dumps(secret)[1:-1],
+        "in plain JSON": json.dumps(secret, ensure_ascii=False)[1:-1],
+    }
+    for way, written in ways.items():
+        assert redact_text(f"cannot log in with {written}, sorry") == f"cannot log in with {REDACTED}, sorry", way
 
 
 def test_secrets_of_the_configuration_are_known():

@@ -14,6 +14,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dumbo.blame import text_in_one_line
 from dumbo.bridge.bad_rows_file import describe_rows, write_rows
 from dumbo.bridge.memory import saved_bytes
 from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
@@ -213,7 +214,7 @@ class GuardedTrainer(ResumableTrainer):
         )
 
     def _memory_message(self, where: str, error: BaseException, can_halve: bool = False) -> str:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        reason = (text_in_one_line(error) or type(error).__name__)[:300]
         rows = self._job.config.trainer.arguments.physical_batch_size
         ways = [f"a smaller trainer.arguments.physical_batch_size (it is {rows})"] if rows > 1 else []
         # Transformers 5.20 renamed it.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dumbo.blame import text_in_one_line
 from dumbo.errors import DumboError, RunError
 from dumbo.metrics import MetricsCollector, RunInfo
 from dumbo.redact import redact_text
@@ -110,7 +111,7 @@ class Tracker(MetricsCollector):
 
 def in_one_line(error: BaseException) -> str:
     """What was raised, without secrets, on one line of bounded length."""
-    text = redact_text(" ".join(str(error).split())) or "no message"
+    text = text_in_one_line(error) or "no message"
     if not isinstance(error, DumboError):
         text = f"{type(error).__name__}: {text}"
     return text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} ... {text[-_TAIL:]}"

@@ -1,0 +1,69 @@
+"""Secrets that a plugin repeats: in what it raises, whatever characters are in them."""
+
+import json
+
+import pytest
+
+from dumbo.cli.main import main
+from tests import builders
+from tests.run.whole_runs import SHIPPED
+
+REPEATING = """
+import os
+
+from transformers import TrainerCallback
+
+from dumbo.plugin_loader import CallbackPlugin
+
+
+class Repeats(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        secret = os.environ["DEPLOY_SECRET"]
+        if state.global_step == 2:
+            raise {raised}
+
+
+class RepeatingPlugin(CallbackPlugin):
+    def get_callbacks(self, config):
+        return [Repeats()]
+"""
+
+
+@pytest.fixture
+def write(tmp_path, model_folder, rows_file):
+    """Writes a configuration with a plugin of this code; returns its file."""
+
+    def write_file(code, **changes):
+        (tmp_path / "own.py").write_text(code)
+        dotted = {key.replace("__", "."): value for key, value in changes.items()}
+        plugins = [*SHIPPED, "./own.py:RepeatingPlugin"]
+        return builders.write_config(tmp_path, model_folder, rows_file, {"plugins": plugins} | dotted)
+
+    return write_file
+
+
+def left_in(folder):
+    """All that a run has written, but for its weights."""
+    files = [file for file in folder.rglob("*") if file.suffix in (".html", ".json", ".jsonl", ".yaml")]
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "debug"),
+    [
+        ('RuntimeError("cannot log in with " + secret)', "cannot log in with <redacted>", []),
+        ('RuntimeError(f"cannot log in with {[secret]!r}")', "cannot log in with ['<redacted>']", ["--debug"]),
+        ('MemoryError("x" * 280 + " " + secret)', "x <redacted>", []),
+    ],
+    ids=["text", "repr", "cut"],
+)
+def test_a_secret_of_several_lines_and_quotes_is_left_out(write, tmp_path, monkeypatch, capsys, raised, said, debug):
+    monkeypatch.setenv("DEPLOY_SECRET", 'canaryFFFF\nGGGG7777zz\\HHHH"8888zz')
+    file = write(REPEATING.replace("{raised}", raised))
+    assert main(["train", str(file), *debug]) == 2
+    printed = capsys.readouterr()
+    left = left_in(tmp_path / "out")
+    assert said in printed.err and said in json.loads(left["summary.json"])["error"] and "report.html" in left
+    for name, text in {"output": printed.out, "errors": printed.err, **left}.items():
+        for piece in ("canary", "GGGG7", "HHHH", "8888zz"):
+            assert piece not in text, name
