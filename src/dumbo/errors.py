@@ -13,7 +13,7 @@ DumboError            anything that ends a run with a message instead of a trace
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 KeyPath = tuple[str | int, ...]
@@ -53,6 +53,13 @@ class Problem:
     def at(self, place: Place | None) -> Problem:
         """The same problem at `place`, unless it has a place already."""
         return self if self.place else replace(self, place=place)
+
+    def cleaned(self, clean: Callable[[str], str]) -> Problem:
+        """The same problem with each of its texts as `clean` leaves it, apart from the others: a key that ends in
+        `password` and the words behind it are no password."""
+        path = tuple(clean(part) if isinstance(part, str) else part for part in self.path)
+        place = self.place and replace(self.place, file=clean(self.place.file))
+        return Problem(clean(self.message), path, place, tuple(clean(hint) for hint in self.hints))
 
 
 def dotted(path: KeyPath) -> str:

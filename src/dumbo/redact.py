@@ -81,8 +81,13 @@ def redact_shapes(value: Any) -> Any:
 def redact_text(text: str) -> str:
     """`text` without passwords and signatures in addresses, without tokens of well-known shapes, and without the
     secrets of the environment and of the configuration."""
-    text, known = _without_shapes(text), _pattern_of(_known_secrets())
-    return text if known is None else known.sub(REDACTED, text)
+    return _without_known(_without_shapes(text))
+
+
+def redact_own_words(text: str) -> str:
+    """As `redact_text`, for a text that we have made of cleaned pieces: what stands behind `password:` in it is what we
+    say of that key."""
+    return _without_known(_without_tokens(text))
 
 
 def is_secret_name(name: str) -> bool:
@@ -120,13 +125,23 @@ def _is_secret(value: Any, name: str) -> bool:
     return "${env:" not in value and not (name.lower().endswith("token") and _MARKER.fullmatch(value))
 
 
+def _without_known(text: str) -> str:
+    known = _pattern_of(_known_secrets())
+    return text if known is None else known.sub(REDACTED, text)
+
+
 def _without_shapes(text: str) -> str:
+    text = _ASSIGNED.sub(rf"\g<name>{REDACTED}", _without_tokens(text))
+    return _ASSIGNED_TOKEN.sub(rf"\1{REDACTED}", text)
+
+
+def _without_tokens(text: str) -> str:
+    """Without what shows by itself that it is a secret, whatever stands before it."""
     if "://" in text:
         text = _WEBHOOK.sub(rf"\1{REDACTED}", _URL_SECRET.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(_user, text)))
         text = _URL_USER.sub(rf"\1://{REDACTED}@", text)
-    text = _ASSIGNED.sub(rf"\g<name>{REDACTED}", _HEADER.sub(rf"\1\2{REDACTED}", text))
-    text = _ASSIGNED_TOKEN.sub(rf"\1{REDACTED}", text)
-    return _PRIVATE_KEY.sub(rf"\1{REDACTED}\2", _KNOWN_TOKEN.sub(REDACTED, text))
+    text = _KNOWN_TOKEN.sub(REDACTED, _HEADER.sub(rf"\1\2{REDACTED}", text))
+    return _PRIVATE_KEY.sub(rf"\1{REDACTED}\2", text)
 
 
 def _user(match: re.Match[str]) -> str:

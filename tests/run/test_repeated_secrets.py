@@ -1,4 +1,4 @@
-"""Secrets that a plugin repeats: in what it raises, whatever characters are in them."""
+"""Secrets that a plugin repeats: in what it raises, whatever characters are in them; and words that are none."""
 
 import json
 
@@ -67,3 +67,36 @@ def test_a_secret_of_several_lines_and_quotes_is_left_out(write, tmp_path, monke
     for name, text in {"output": printed.out, "errors": printed.err, **left}.items():
         for piece in ("canary", "GGGG7", "HHHH", "8888zz"):
             assert piece not in text, name
+
+
+KEYED = """
+from dumbo.config.section import Section
+from dumbo.plugin_loader import CallbackPlugin
+
+
+class Options(Section):
+    api_key: str | None = None
+    \"""A key.\"""
+    password: str | None = None
+    \"""A key.\"""
+
+
+class RepeatingPlugin(CallbackPlugin):
+    section = "trainer.repeating"
+    options_type = Options
+
+    def get_callbacks(self, config):
+        return []
+"""
+
+
+@pytest.mark.parametrize("verb", ["train", "doctor"])
+def test_what_is_said_of_a_key_is_not_taken_for_its_value(write, capsys, verb):
+    file = write(KEYED, trainer__repeating={"password": 3, "api_key": ["canary", "eight or more"]}, model__api_key="x")
+    assert main([verb, str(file)]) == 2
+    printed = capsys.readouterr()
+    said = printed.err if verb == "train" else printed.out
+    assert "model.api_key: unknown option" in said
+    assert "trainer.repeating.password: expected a text, got what is not shown here" in said
+    assert "trainer.repeating.api_key: expected a text, got what is not shown here" in said
+    assert "canary" not in said and "eight or more" not in said

@@ -126,7 +126,11 @@ def _report_error(error: Exception, debug: bool) -> int:
         if not isinstance(error, Interrupted):
             time.sleep(_PATIENCE)
         return error.exit_code
-    return _report(redact_text(str(error)), error.exit_code, f"rank {rank}: " if rank != "0" else "")
+    if isinstance(error, ConfigError):
+        message = "\n".join(str(problem.cleaned(redact_text)) for problem in error.problems)
+    else:
+        message = redact_text(str(error))
+    return _report(message, error.exit_code, f"rank {rank}: " if rank != "0" else "")
 
 
 def _report_traceback(error: Exception) -> int:

@@ -13,7 +13,7 @@ from dumbo.diagnosis.findings import MEND_FIRST, Finding
 from dumbo.diagnosis.hub import is_offline
 from dumbo.diagnosis.libraries import Probed
 from dumbo.diagnosis.weights import adapter_count, parameter_count, tensor_shapes
-from dumbo.errors import ConfigError
+from dumbo.errors import ConfigError, Problem
 from dumbo.launch import Launch
 from dumbo.local_paths import is_hub_name
 from dumbo.memory import memory_bytes, size
@@ -34,7 +34,7 @@ def run_findings(file: Path, probed: Probed) -> Iterator[Finding]:
     try:
         checked = configure(file, (), Launch())
     except ConfigError as error:
-        yield from (_problem(str(problem)) for problem in error.problems)
+        yield from (_problem(problem) for problem in error.problems)
         return
     except Exception as error:  # a library that it needs cannot be imported
         message = f"cannot be checked: {redact_text(describe(error))}"
@@ -47,8 +47,8 @@ def run_findings(file: Path, probed: Probed) -> Iterator[Finding]:
     yield from _memory_findings(checked, probed)
 
 
-def _problem(text: str) -> Finding:
-    first, _, hints = redact_text(text).partition("\n")
+def _problem(problem: Problem) -> Finding:
+    first, _, hints = str(problem.cleaned(redact_text)).partition("\n")
     return Finding("configuration", first, "\n".join(line.strip() for line in hints.split("\n")) or "mend this line")
 
 

@@ -17,7 +17,7 @@ def run(options: argparse.Namespace) -> int:
     from dumbo.diagnosis.findings import MEND_FIRST, Finding, Section, as_text, troubles
     from dumbo.diagnosis.hub import hub_findings
     from dumbo.diagnosis.libraries import library_findings, probe_libraries
-    from dumbo.redact import redact_text
+    from dumbo.redact import redact_own_words
     from dumbo.visible import made_visible
 
     probed = probe_libraries()
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
             sections.append(Section(str(options.config), tuple(run_findings(options.config, probed))))
     except ImportError as error:  # dumbo itself stands on it
         sections.append(Section("plugins", [Finding("plugins", f"cannot be looked at: {error}", MEND_FIRST)]))
-    print(made_visible(redact_text("\n".join(as_text(sections)))))
+    print(made_visible(redact_own_words("\n".join(as_text(sections)))))
     count = troubles(sections)
     if not count:
         print("\nnothing has to be mended")
