@@ -15,6 +15,7 @@ from dumbo.data.prepared import preparation_of
 from dumbo.errors import ConfigError, Interrupted, Terminated
 from dumbo.job import Artifact, Job, Trainer
 from dumbo.launch import Launch
+from dumbo.log_redaction import redacting_logs
 from dumbo.run import OpenRun, open_run
 from dumbo.run_folder import model_folder
 from dumbo.termination import raising_on_termination
@@ -30,7 +31,7 @@ def train(
     """
     configured = configure(config_file, overrides, launch)
     try:
-        with raising_on_termination():
+        with raising_on_termination(), redacting_logs():
             return _train(configured, Console(enabled=launch.is_first), launch, request)
     except ConfigError as error:
         raise configured.explain(error) from error

@@ -90,6 +90,18 @@ def redact_own_words(text: str) -> str:
     return _without_known(_without_tokens(text))
 
 
+def redactor() -> Callable[[str], str]:
+    """`redact_text` with the secrets that are known here, for other threads too: a new one knows no configuration."""
+    learned = _LEARNED.get()
+
+    def clean(text: str) -> str:
+        if not learned <= _LEARNED.get():
+            _LEARNED.set(_LEARNED.get() | learned)
+        return redact_text(text)
+
+    return clean
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a key of this name holds a secret: `api_key`, `hubToken`, `X-Api-Key`."""
     plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")

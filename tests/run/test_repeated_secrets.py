@@ -1,6 +1,11 @@
-"""Secrets that a plugin repeats: in what it raises, whatever characters are in them; and words that are none."""
+"""Secrets that a plugin repeats: in what it raises, whatever characters are in them, and in what it logs and warns of;
+and words that are none."""
 
 import json
+import logging
+import sys
+import threading
+import warnings
 
 import pytest
 
@@ -100,3 +105,79 @@ def test_what_is_said_of_a_key_is_not_taken_for_its_value(write, capsys, verb):
     assert "trainer.repeating.password: expected a text, got what is not shown here" in said
     assert "trainer.repeating.api_key: expected a text, got what is not shown here" in said
     assert "canary" not in said and "eight or more" not in said
+
+
+TALKING = """
+import logging
+import sys
+import threading
+import warnings
+
+from dumbo.config.section import Section
+from dumbo.plugin_loader import CallbackPlugin
+
+
+class Options(Section):
+    api_key: str = ""
+    \"""A key.\"""
+
+
+class RepeatingPlugin(CallbackPlugin):
+    section = "trainer.repeating"
+    options_type = Options
+
+    def check(self, config):
+        warnings.warn(f"checked with {self.options.api_key}")
+
+    def get_callbacks(self, config):
+        key, log = self.options.api_key, logging.getLogger("mine")
+        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.warning("plain %s", key)
+        log.warning("harmless %d", 5)
+        log.warning("without a place for it", key)
+        try:
+            raise ValueError(f"refused {key}")
+        except ValueError:
+            log.exception("an error", stack_info=True)
+        logging.getLogger("transformers.mine").error("to transformers: %s", {"key": key})
+        warnings.warn(f"warned with {key}")
+        thread = threading.Thread(target=lambda: (log.warning("in a thread %s", key), int(f"not a number {key}")))
+        thread.start()
+        thread.join()
+        return []
+"""
+
+
+@pytest.fixture
+def shown_warnings(monkeypatch):
+    """Warnings go to the error stream, as they do without pytest."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    monkeypatch.setattr(warnings, "showwarning", show)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+
+def test_what_a_plugin_logs_and_warns_of_is_without_secrets(write, shown_warnings, capsys, caplog):
+    before = logging.getLogRecordFactory(), warnings.showwarning, threading.excepthook
+    file = write(TALKING, trainer__repeating={"api_key": "canaryBBBB2222zz"})
+    assert main(["train", str(file)]) == 0
+    assert (logging.getLogRecordFactory(), warnings.showwarning, threading.excepthook) == before
+    logging.getLogger("mine").handlers.clear()
+    said = capsys.readouterr().err
+    assert "canary" not in said + caplog.text
+    for line in (
+        "plain <redacted>\n",
+        "harmless 5\n",
+        "without a place for it",
+        "ValueError: refused <redacted>\n",
+        "Stack (most recent call last)",
+        "in a thread <redacted>\n",
+        "UserWarning: checked with <redacted>\n",
+        "UserWarning: warned with <redacted>\n",
+        "ValueError: invalid literal for int() with base 10: 'not a number <redacted>'",
+    ):
+        assert line in said, line
+    assert "to transformers: {'key': '<redacted>'}" in caplog.text
+    assert "harmless %d" in [record.msg for record in caplog.records], "what has none is left as it is"

@@ -58,13 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not words or words[0].startswith("-"):
             return _top_level(words)
-        if words[0] not in VERBS and not _looks_like_file(words[0]):
-            return _run_plugin_verb(words[0], words[1:])
-        verb, rest = (words[0], words[1:]) if words[0] in VERBS else ("train", words)
-        module = importlib.import_module(f"dumbo.cli.commands.{verb}")
-        parser = verb_parser(verb, module)
-        refuse_strange_flags(rest, parser.flags(), verb)
-        return int(module.run(parser.parse_intermixed_args(rest)))
+        from dumbo.log_redaction import redacting_logs
+
+        with redacting_logs():
+            return _run_verb(words)
     except BrokenPipeError:
         # Whoever read the output has enough; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,6 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report("stopped", 130)
     except Exception as error:
         return _report_error(error, debug)
+
+
+def _run_verb(words: Sequence[str]) -> int:
+    """Any verb; that of training may be left out."""
+    if words[0] not in VERBS and not _looks_like_file(words[0]):
+        return _run_plugin_verb(words[0], words[1:])
+    verb, rest = (words[0], words[1:]) if words[0] in VERBS else ("train", words)
+    module = importlib.import_module(f"dumbo.cli.commands.{verb}")
+    parser = verb_parser(verb, module)
+    refuse_strange_flags(rest, parser.flags(), verb)
+    return int(module.run(parser.parse_intermixed_args(rest)))
 
 
 def _top_level(words: Sequence[str]) -> int:
