@@ -14,15 +14,23 @@ from urllib.parse import quote, unquote
 REDACTED = "<redacted>"
 
 _SECRET_NAME = re.compile(
-    r"(^|_)(token|api_?keys?|secrets?|passwords?|passwd|passphrase|pwd|webhooks?|webhook_urls?|access_?keys?|authorization"
-    r"|access_?key_id|(private|signing|encryption|account|storage|master|license)_key|credentials?|connection_string|jwt)$"
+    r"(^|_)(token|api_?keys?|secrets?|passwords?|passwd|passphrase|pwd|webhooks?|webhook_(ur[il]s?|address|endpoint)"
+    r"|access_?keys?|access_?key_id|authorization|o?auth|auth(orization)?_headers?|cookies?|pat|credentials?"
+    r"|connection_string|jwt"
+    r"|(private|signing|encryption|account|storage|master|license|secret|client|service|session|shared|deploy"
+    r"|ssh|gpg|pgp|hf|hub|hugging_?face|wandb|openai|anthropic|mistral|cohere|gemini|groq|openrouter|google|azure|aws|gcp|s3|github"
+    r"|gitlab)_keys?"
+    r"|(api|access|auth|bearer|hf|hub|hugging_?face|github|gitlab|personal|refresh|secret|session)_?tokens?)$"
 )
-_PLAIN_TOKEN_NAME = re.compile(r"(pad|eos|bos|unk|sep|cls|mask|eot|image|video|audio|end|start)_token$")
+_NUMBERED = re.compile(r"_?\d+$")
+"""As in `password2` and `api_key_1`."""
+_PLAIN_TOKEN_NAME = re.compile(r"(pad|eos|bos|unk|sep|cls|mask|eot|image|video|audio|end|start|per)_token$")
 _MARKER = re.compile(r"<.*>|\[.*\]|\{.*\}", re.DOTALL)
 """Values of keys such as `stop_token` that are tokens of a vocabulary."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SECRET_VARIABLE = re.compile(
     r"TOKEN(?!IZER|S?_)|API_?KEY|_KEY$|SECRET|PASSW|PASSPHRASE|_PWD$|CREDENTIAL|WEBHOOK|CONNECTION_STRING|SAS_|_JWT$|_DSN$"
+    r"|_PAT$|_COOKIES?$"
 )
 _PATH = re.compile(r"~?/[\w./ -]*|\.{1,2}/.*|[A-Za-z]:\\.*|\d{1,12}|true|false", re.IGNORECASE)
 """Values of such variables that are no secrets: `GOOGLE_APPLICATION_CREDENTIALS=/home/me/key.json`."""
@@ -103,8 +111,8 @@ def redactor() -> Callable[[str], str]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key of this name holds a secret: `api_key`, `hubToken`, `X-Api-Key`."""
-    plain = _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_")
+    """Whether a key of this name holds a secret: `api_key`, `hubToken`, `X-Api-Key`, `password2`."""
+    plain = _NUMBERED.sub("", _CAMEL.sub("_", name).lower().replace("-", "_").replace(" ", "_"))
     return _SECRET_NAME.search(plain) is not None and not _PLAIN_TOKEN_NAME.search(plain)
 
 

@@ -9,6 +9,16 @@ from dumbo.redact import REDACTED, is_secret_name, learn_secrets, redact, redact
 
 LONG = "Zk93hdJq72kdlsQ8fGh2"
 
+NAMES_OF_SECRETS = """
+    api_key hubToken X-Api-Key aws_secret_access_key passwords webhook auth basic_auth auth_header authToken authtoken
+    cookie session_cookies pat github_pat X-Auth Authorization api_tokens hf_tokens hf_key openai_key ssh_key
+    api_secret_key webhook_uri webhook_url password2 api_key_1 apiKey2 clientKey
+"""
+NAMES_OF_OTHERS = """
+    eos_token eos_token_2 tokens special_tokens max_new_tokens key monkey keys key_2 sort_key share_att_key author
+    authors path pattern spat patience num_experts_per_token tokens_per_second cookiecutter token_healing
+"""
+
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch):
@@ -66,11 +76,8 @@ def test_what_is_no_secret_stays(text):
 @pytest.mark.parametrize(
     ("name", "is_secret"),
     [
-        *(
-            (name, True)
-            for name in ("api_key", "hubToken", "X-Api-Key", "aws_secret_access_key", "passwords", "webhook")
-        ),
-        *((name, False) for name in ("eos_token", "tokens", "special_tokens", "max_new_tokens", "key", "monkey")),
+        *((name, True) for name in NAMES_OF_SECRETS.split()),
+        *((name, False) for name in NAMES_OF_OTHERS.split()),
     ],
 )
 def test_names_of_secrets(name, is_secret):
@@ -95,6 +102,8 @@ def test_secrets_of_the_environment_are_known(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://me:proxypassword@proxy:80")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/me/key.json")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "somewhat")
+    monkeypatch.setenv("DEVOPS_PAT", "patpatpat123")
+    assert redact_text("with patpatpat123") == f"with {REDACTED}"
     said = f"{LONG} a+b/c=d+e/f= a%2Bb%2Fc%3Dd%2Be%2Ff%3D proxypassword /home/me/key.json somewhat"
     assert redact_text(said) == f"{REDACTED} {REDACTED} {REDACTED} {REDACTED} /home/me/key.json somewhat"
     assert redact_shapes({"a": LONG}) == {"a": LONG}, "the same on every machine: keys of the cache are made of it"
@@ -136,3 +145,43 @@ def test_no_text_is_slow_to_search(piece):
     """What takes time that grows with the square of the length takes hours here."""
     text = "https://h/ " + piece * (200_000 // len(piece))
     assert redact_text(text).startswith("https://h/ ")
+
+
+def names_of_dumbo():
+    from dumbo.cli.composed import composed_model
+    from dumbo.config.options import all_options
+
+    return {option.name for option in all_options(composed_model())}
+
+
+def names_of_transformers():
+    from dataclasses import fields
+
+    from transformers import GenerationConfig, PretrainedConfig, TrainingArguments
+
+    classes = {*dir(PretrainedConfig), *vars(PretrainedConfig()), *vars(GenerationConfig())}
+    return {field.name for field in fields(TrainingArguments)} | classes
+
+
+def names_of_every_architecture():
+    from inspect import signature
+
+    from transformers import CONFIG_MAPPING
+
+    classes = [CONFIG_MAPPING[name] for name in CONFIG_MAPPING]
+    return {name for one in classes for name in (*signature(one.__init__).parameters, *dir(one))}
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "secret"),
+    [
+        (names_of_dumbo, "max_new_tokens", set()),
+        (names_of_transformers, "pad_token_id", {"hub_token"}),
+        pytest.param(names_of_every_architecture, "num_key_value_heads", set(), marks=pytest.mark.full),
+    ],
+    ids=["dumbo", "transformers", "architectures"],
+)
+def test_no_usual_option_is_taken_for_a_secret(names, known, secret):
+    found = names()
+    assert known in found
+    assert {name for name in found if is_secret_name(name)} == secret
