@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dumbo.bridge.bad_rows_file import describe_rows
+from dumbo.bridge.step_guard import bad_step_error
 from dumbo.data.records import Origin
 from tests import builders
 from tests.distributed.test_two_processes import torchrun
@@ -233,6 +234,16 @@ def test_one_ends_it_at_the_first_and_null_never(run):
     said = run(loss=every, trainer__faults={"bad_steps": None})
     assert said.count("is skipped") == 1
     assert metrics_of(run.folder)[-1]["train/skipped_steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("in_a_row", "said"),
+    [(2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (13, "13th"), (21, "21st"), (22, "22nd"),
+     (23, "23rd"), (101, "101st"), (112, "112th")],
+)  # fmt: skip
+def test_bad_steps_are_counted_in_words(in_a_row, said):
+    message = str(bad_step_error(200, "the loss is not finite", in_a_row, "its rows are in f"))
+    assert message.startswith(f"step 200: the loss is not finite, for the {said} step in a row\n")
 
 
 def test_what_is_no_number_of_steps_is_refused(run):

@@ -21,7 +21,7 @@ from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
 from dumbo.bridge.resuming import ResumableTrainer
 from dumbo.bridge.spikes import LIMIT, SpikeWatch
 from dumbo.bridge.splitting import describe_batch, split_batch
-from dumbo.bridge.step_guard import StepGuard, bad_step_error
+from dumbo.bridge.step_guard import StepGuard, bad_step_error, ordinal
 from dumbo.bridge.training_state import random_states, set_random_states
 from dumbo.data.plan import BatchPlan
 from dumbo.data.records import Origin
@@ -260,7 +260,7 @@ class GuardedTrainer(ResumableTrainer):
             return False
         if self._spikes.in_a_row > LIMIT:
             raise TrainingStopped(
-                f"step {number}: {leap}, for the {self._spikes.in_a_row}th time within few steps\n"
+                f"step {number}: {leap}, for the {ordinal(self._spikes.in_a_row)} time within few steps\n"
                 "    going back does not help; try a lower learning_rate, more warmup_steps, or look at the rows"
             )
         self._step.is_updating = True

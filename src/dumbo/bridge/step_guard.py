@@ -73,9 +73,15 @@ class StepGuard:
 
 def bad_step_error(step: int, fault: str, in_a_row: int, where: str) -> TrainingStopped:
     """What ends a run of bad steps; `where` says where the rows of the last one are."""
-    row = f", for the {in_a_row}th step in a row".replace("2th", "2nd").replace("3th", "3rd") if in_a_row > 1 else ""
+    row = f", for the {ordinal(in_a_row)} step in a row" if in_a_row > 1 else ""
     return TrainingStopped(
         f"step {step}: {fault}{row}\n    {where}\n"
         "    try a lower learning_rate, more warmup_steps, bf16 for fp16; or mend the rows\n"
         "    how many may come in a row says trainer.faults.bad_steps"
     )
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `12th`, `23rd`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
