@@ -110,11 +110,21 @@ class TrainResult:
     """What it can go on from, where it was stopped and this was written."""
     failure: DumboError | None = None
     """What stopped it before its time: rows of a stream that cannot be used."""
+    skipped: int = 0
+    """Of the steps done, those whose update was left out, as their loss or gradient was not finite."""
 
     @property
     def stopped_early(self) -> bool:
         """Whether it was stopped by somebody or something that nobody planned."""
         return self.interrupted or self.terminated or self.failure is not None
+
+    @property
+    def words(self) -> str:
+        """How far it came, where nobody stopped it: `12 of 18 steps (a callback ended it), 3 of them skipped,`."""
+        words = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        if self.steps < self.total_steps:
+            words = f"{self.steps} of {self.total_steps} steps (a callback ended it)"
+        return f"{words}, {self.skipped} of them skipped," if self.skipped else words
 
 
 class Trainer(Protocol):

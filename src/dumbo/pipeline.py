@@ -96,8 +96,5 @@ def _train_and_save(trainer: Trainer, run: OpenRun, console: Console) -> Artifac
         if result.failure is not None:
             console.say(stopped + run.ways_on(result))
         raise result.failure or (Terminated if result.terminated else Interrupted)(stopped + run.ways_on(result))
-    steps = f"{result.steps} step{'s' if result.steps != 1 else ''}"
-    if result.steps < result.total_steps:
-        steps = f"{result.steps} of {result.total_steps} steps (a callback ended it)"
-    console.say(f"trained {steps} in {clock(time.monotonic() - began)}; the model is in {folder}")
+    console.say(f"trained {result.words} in {clock(time.monotonic() - began)}; the model is in {folder}")
     return Artifact(folder, result.steps)

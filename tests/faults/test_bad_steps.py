@@ -225,6 +225,18 @@ def test_the_rows_that_are_written_are_those_of_the_step(run, tmp_path, packing)
     assert packing != "joined" or any(f" {row['row']} and {row['row'] + 1}" in row["text"] for row in rows)
 
 
+def test_rows_of_a_stream_are_written_without_their_place(run):
+    run(
+        2,
+        loss={"0": "nan"},
+        trainer__faults={"bad_steps": 1},
+        trainer__data={"streaming": True, "sequence_length": 256},
+    )
+    rows = [json.loads(line) for line in (run.folder / "bad-step-000001.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert all(row.keys() == {"tokens", "trained", "loss", "text"} for row in rows)
+
+
 def test_one_ends_it_at_the_first_and_null_never(run):
     assert run(2, loss={"0": "nan"}, trainer__faults={"bad_steps": 1}).startswith("step 1: the loss is not finite\n")
     assert (run.folder / "bad-step-000001.jsonl").exists()
@@ -234,6 +246,7 @@ def test_one_ends_it_at_the_first_and_null_never(run):
     said = run(loss=every, trainer__faults={"bad_steps": None})
     assert said.count("is skipped") == 1
     assert metrics_of(run.folder)[-1]["train/skipped_steps"] == 6
+    assert "trained 6 steps, 6 of them skipped, in 0:" in said
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,11 @@ class GuardedTrainer(ResumableTrainer):
             self._guard.release()
 
     @property
+    def skipped_steps(self) -> int:
+        """Steps so far whose loss or gradient was not finite."""
+        return self._guard.skipped
+
+    @property
     def batch_plan(self) -> BatchPlan:
         """Which rows are trained on when; of a subclass."""
         raise NotImplementedError

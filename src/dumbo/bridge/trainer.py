@@ -129,7 +129,7 @@ class DumboTrainer(GuardedTrainer):
                 self._job.stream.close()
         steps, total, stop = self.state.global_step, self.state.max_steps, self.requests.stop
         if stop is Stop.NOBODY:
-            return TrainResult(steps, total)
+            return TrainResult(steps, total, skipped=self.skipped_steps)
         is_user = stop is Stop.USER
         return TrainResult(steps, total, interrupted=is_user, terminated=not is_user, checkpoint=self.stopped_at)
 
