@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from dumbo.errors import Place
 from dumbo.redact import redact_text
+
+if TYPE_CHECKING:
+    from dumbo.plugin_finder import FoundPlugin
 
 _PACKAGE = Path(__file__).parent
 
@@ -26,6 +31,20 @@ def describe_exit(error: SystemExit, plugin: type) -> str:
     """As `describe`, for a plugin that ended the program."""
     call = f"sys.exit({'' if error.code is None else redact_text(repr(error.code))})"
     return ", ".join(part for part in (call, _raised_at(error, plugin)) if part)
+
+
+def passed_through(error: BaseException, plugins: Sequence[FoundPlugin]) -> list[FoundPlugin]:
+    """Those of `plugins` in whose file the error was last; one where the call can be told to be its class's own."""
+    by_file: dict[str | None, list[FoundPlugin]] = {}
+    for plugin in plugins:
+        by_file.setdefault(_file_of(plugin.type), []).append(plugin)
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    codes = [code for code in reversed(codes) if code.co_filename in by_file]
+    for code in codes:
+        for plugin in by_file[code.co_filename]:
+            if code.co_qualname.split(".")[0] == plugin.type.__name__:
+                return [plugin]
+    return by_file[codes[0].co_filename] if codes else []
 
 
 def _raised_at(error: BaseException, plugin: type | None) -> str:

@@ -5,6 +5,7 @@ DumboError            anything that ends a run with a message instead of a trace
 ├── DataError         rows that cannot be used; each problem names file and row
 ├── PluginError       a plugin failed in one of its hooks
 ├── RunError          the machine, the hub or the folder said no
+│   ├── OutOfMemory       memory is not enough, outside of a step's forward and backward passes
 │   ├── TrainingStopped   training cannot go on; the steps that were made are worth keeping
 │   └── RunFinished       there is nothing to go on with, and nothing wrong
 └── Interrupted       the user stopped the run; what there was is saved
@@ -127,6 +128,19 @@ class PluginError(DumboError):
 
 class RunError(DumboError):
     """Something outside of the configuration is in the way: a folder, a download, a device, a missing package."""
+
+
+class OutOfMemory(RunError):
+    """Memory is not enough outside of the passes of a step: a plugin's own code may be what needed it."""
+
+    def __init__(self, message: str, reason: BaseException) -> None:
+        """`reason` is what PyTorch or Python said."""
+        self.reason = reason
+        super().__init__(message)
+
+    def within(self, plugins: str) -> OutOfMemory:
+        """The same error, with the names of the `plugins` in whose code it was."""
+        return OutOfMemory(f"{self}\n    this was in the plugin {plugins}", self.reason)
 
 
 class TrainingStopped(RunError):

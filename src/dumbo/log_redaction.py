@@ -82,7 +82,7 @@ def _clean_warnings(clean: Clean) -> Iterator[None]:
         if clean(said) == said and clean(code) == code:
             show(message, category, filename, lineno, file, line)
         else:
-            show(clean(said), category, filename, lineno, file, clean(code))  # type: ignore[arg-type]
+            show(clean(said), category, filename, lineno, file, clean(code))
 
     warnings.showwarning = show_clean
     try:

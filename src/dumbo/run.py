@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import random
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dumbo.blame import describe, describe_exit
+from dumbo.blame import describe, describe_exit, passed_through
 from dumbo.checkpoint.opening import read_opening
 from dumbo.checkpoint.resume import ResumeRequest, Resumption, claim_run, config_tree, resume_command
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.sources import Source
-from dumbo.errors import ConfigError, DumboError, Interrupted, PluginError, RunError
+from dumbo.errors import ConfigError, DumboError, Interrupted, OutOfMemory, PluginError, RunError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, RunInfo
 from dumbo.plugin_finder import FoundPlugin
@@ -285,30 +283,20 @@ class OpenRun:
         it."""
         try:
             yield
+        except OutOfMemory as error:
+            blamed = passed_through(error.reason, self.configured.plugins.found)
+            raise (error.within(_names(blamed)) if blamed else error) from error.reason
         except DumboError:
             raise
         except (Exception, SystemExit) as error:
-            blamed = self._passed_through(error)
+            blamed = passed_through(error, self.configured.plugins.found)
             if not blamed:
                 raise
-            names = " or ".join(f"'{plugin.name}'" for plugin in blamed)
+            names = _names(blamed)
             if isinstance(error, SystemExit):
                 message = f"plugin {names} ended the program during {stage} ({describe_exit(error, blamed[0].type)})"
                 raise PluginError(message) from error
             raise PluginError(f"plugin {names} failed during {stage}: {describe(error, blamed[0].type)}") from error
-
-    def _passed_through(self, error: BaseException) -> list[FoundPlugin]:
-        """The plugins in whose file the error was last; one where the call can be told to be its class's own."""
-        by_file: dict[str | None, list[FoundPlugin]] = {}
-        for plugin in self.configured.plugins.found:
-            by_file.setdefault(getattr(sys.modules[plugin.type.__module__], "__file__", None), []).append(plugin)
-        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-        codes = [code for code in reversed(codes) if code.co_filename in by_file]
-        for code in codes:
-            for plugin in by_file[code.co_filename]:
-                if code.co_qualname.split(".")[0] == plugin.type.__name__:
-                    return [plugin]
-        return by_file[codes[0].co_filename] if codes else []
 
     def fit_embeddings(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The model with a row for every token."""
@@ -385,6 +373,10 @@ def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, An
                 raise RunError(f"two plugins disagree on '{key}' in the loading of the model: {both}")
             merged[key], owners[key] = value, name
     return merged
+
+
+def _names(plugins: Sequence[FoundPlugin]) -> str:
+    return " or ".join(f"'{plugin.name}'" for plugin in plugins)
 
 
 def _seed(seed: int) -> None:

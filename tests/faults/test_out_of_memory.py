@@ -229,6 +229,73 @@ def test_the_run_fails_with_what_to_do_where_nothing_else_is_asked_for(run):
     assert not (run.folder / "model").exists()
 
 
+EAGER = """
+import torch
+from transformers import TrainerCallback
+from dumbo.plugin_loader import BasePlugin
+
+class Eager(TrainerCallback):
+    def on_log(self, args, state, control, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+class EvalPlugin(BasePlugin):
+    def patch_model(self, model, config):
+        def before(module, positional, named):
+            if not module.training:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        model.register_forward_pre_hook(before, with_kwargs=True)
+        return model
+
+class EvaluatorPlugin(BasePlugin):
+    def build_evaluator(self, config):
+        return self.evaluate
+    def evaluate(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+class OwnPlugin(BasePlugin):
+    def get_callbacks(self, config):
+        return [Eager()]
+"""
+
+
+def run_eager(tmp_path, model_folder, rows_file, capsys, plugin, **changes):
+    (tmp_path / "own.py").write_text(EAGER)
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    changes = {"trainer.faults.on_oom": "halve", "plugins": [*SHIPPED, f"./own.py:{plugin}"]} | changes
+    file = builders.write_config(tmp_path, model_folder, rows_file, CHANGES | changes)
+    return printed_by(capsys, 2, "train", str(file)).err.splitlines()
+
+
+@pytest.mark.parametrize(("on_start", "when"), [(True, "before the first step"), (False, "after step 2")])
+def test_an_evaluation_has_a_size_of_its_own(tmp_path, model_folder, rows_file, capsys, on_start, when):
+    said = run_eager(
+        tmp_path,
+        model_folder,
+        rows_file,
+        capsys,
+        "EvalPlugin",
+        trainer__data__val_set_size=3,
+        trainer__arguments__eval_on_start=on_start,
+        trainer__arguments__per_device_eval_batch_size=3,
+    )
+    assert said[0].startswith(f"memory is not enough: the evaluation {when} has a forward pass of 3 rows of up to")
+    smaller = "    take a smaller trainer.arguments.per_device_eval_batch_size (it is 3)"
+    assert said[3] == f"{smaller}, or a smaller trainer.data.sequence_length"
+
+
+def test_memory_that_a_plugin_lacks_names_it(tmp_path, model_folder, rows_file, capsys):
+    said = run_eager(tmp_path, model_folder, rows_file, capsys, "OwnPlugin")
+    assert said[0] == "memory is not enough: after step 1"
+    assert "trainer.arguments.physical_batch_size (it is 4)" in said[3]
+    assert said[4] == "    this was in the plugin 'own'"
+
+
+def test_memory_that_an_evaluator_lacks_names_its_plugin(tmp_path, model_folder, rows_file, capsys):
+    said = run_eager(tmp_path, model_folder, rows_file, capsys, "EvaluatorPlugin", trainer__data__val_set_size=3)
+    assert said[0] == "memory is not enough: the evaluation after step 2"
+    assert said[3:] == ["    take fewer or shorter texts to evaluate on", "    this was in the plugin 'evaluator'"]
+
+
 def test_another_error_is_not_taken_for_one_of_memory(run):
     said = run(2, holds=2, how="other", trainer__faults={"on_oom": "halve"})
     assert said.startswith("plugin 'tight' failed during training: RuntimeError: shapes do not fit (")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from dumbo.bridge.training_state import random_states, set_random_states
 from dumbo.data.plan import BatchPlan
 from dumbo.data.records import Origin
 from dumbo.disk import warn_of_little_space
-from dumbo.errors import RunError, TrainingStopped
+from dumbo.errors import OutOfMemory, RunError, TrainingStopped
 from dumbo.job import Job
 from dumbo.losses.token import count_supervised
 from dumbo.watchdog import Watchdog
@@ -80,6 +81,8 @@ class GuardedTrainer(ResumableTrainer):
         self._halvings = 0
         self._step = _Step()
         self._aux_loss: Tensor | None = None
+        self._is_evaluating = False
+        self.evaluated: Mapping[str, Any] | None = None
         self._watchdog: Watchdog | None = None
         super().__init__(job, callbacks=[_AfterStep(self._end_step), *callbacks], **options)
 
@@ -106,9 +109,7 @@ class GuardedTrainer(ResumableTrainer):
         except _MEMORY as error:
             if not is_out_of_memory(error):
                 raise
-            number = self.state.global_step
-            where = f"in the update of step {number + 1}" if self._step.batches else f"after step {number}"
-            raise RunError(self._memory_message(where, error)) from error
+            raise OutOfMemory(self._memory_message(self._where(), error, self._ways()), error) from error
         finally:
             if self._watchdog is not None:
                 self._watchdog.close()
@@ -211,22 +212,47 @@ class GuardedTrainer(ResumableTrainer):
             kind = TrainingStopped if self.args.world_size == 1 else RunError
             can_halve = self._job.rows_are_separate and len(split_batch(largest, 1)) > 1 and self.args.world_size == 1
             where = f"step {number} has a forward pass of {size}"
-            raise kind(self._memory_message(where, error, can_halve)) from error
+            ways = [*self._ways(), *(["trainer.faults.on_oom: halve"] if can_halve else [])]
+            raise kind(self._memory_message(where, error, ways)) from error
         self._halvings += 1
         self._job.console.say(
             f"memory is not enough for a forward pass of {size}: "
             f"step {number} is made again in halves, and so are all after it"
         )
 
-    def _memory_message(self, where: str, error: BaseException, can_halve: bool = False) -> str:
-        reason = (text_in_one_line(error) or type(error).__name__)[:300]
-        rows = self._job.config.trainer.arguments.physical_batch_size
-        ways = [f"a smaller trainer.arguments.physical_batch_size (it is {rows})"] if rows > 1 else []
-        # Transformers 5.20 renamed it.
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """An evaluation is made; one that fails stays noted, for the message. `evaluated` is its batch at the moment,
+        None while plugins evaluate."""
+        self._is_evaluating = True
+        yield
+        self._is_evaluating = False
+
+    def _where(self) -> str:
+        """What the training is at, outside of the passes of a step."""
+        number = self.state.global_step
+        if not self._is_evaluating:
+            return f"in the update of step {number + 1}" if self._step.batches else f"after step {number}"
+        when = f"after step {number}" if number else "before the first step"
+        passes = "" if self.evaluated is None else f" has a forward pass of {describe_batch(self.evaluated)}"
+        return f"the evaluation {when}{passes}"
+
+    def _ways(self) -> list[str]:
+        """What needs less memory."""
+        ours = self._job.config.trainer.arguments
+        if self._is_evaluating and self.evaluated is None:
+            return ["fewer or shorter texts to evaluate on"]
+        key, rows = "physical_batch_size", ours.physical_batch_size
+        if self._is_evaluating:
+            key, rows = "per_device_eval_batch_size", ours.per_device_eval_batch_size or rows
+        ways = [f"a smaller trainer.arguments.{key} (it is {rows})"] if rows > 1 else []
+        # Transformers 5.20 renamed it. An evaluation keeps no activations.
         checkpoints = getattr(self.args, "activation_checkpointing", self.args.gradient_checkpointing)
-        ways += [] if checkpoints else ["gradient_checkpointing: true"]
-        ways += ["a smaller trainer.data.sequence_length"]
-        ways += ["trainer.faults.on_oom: halve"] if can_halve else []
+        ways += [] if checkpoints or self._is_evaluating else ["gradient_checkpointing: true"]
+        return [*ways, "a smaller trainer.data.sequence_length"]
+
+    def _memory_message(self, where: str, error: BaseException, ways: Sequence[str]) -> str:
+        reason = (text_in_one_line(error) or type(error).__name__)[:300]
         told = f"{describe_memory(self.args.device)}\n    ({reason})"
         return f"memory is not enough: {where}\n    {told}\n    take {', or '.join(ways)}"
 

@@ -250,7 +250,8 @@ class DumboTrainer(GuardedTrainer):
         """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
-        with self.evaluating(), self.packing.switched_off() if self.packing else contextlib.nullcontext():
+        unpacked = self.packing.switched_off() if self.packing else contextlib.nullcontext()
+        with self.repeatable(), unpacked, self.evaluating():
             metrics = {f"{metric_key_prefix}_loss": self._mean_loss(dataset)}
             for evaluate in self._job.evaluators:
                 self.stop_if_asked()
@@ -274,10 +275,12 @@ class DumboTrainer(GuardedTrainer):
         with torch.no_grad():
             for batch in self._loader(dataset, plan, self._job.eval_collator):
                 self.stop_if_asked()
+                self.evaluated = batch
                 batch = self._prepare_inputs(batch)
                 total[0] += self._sum_over_tokens(model, batch, one, smoothing=0.0)
                 total[1] += count_supervised(batch["labels"])
         model.train()
+        self.evaluated = None
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total)
         return (total[0] / total[1]).item()
