@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from dumbo.metrics import MetricsCollector
 from dumbo.redact import redact_text
+from dumbo.stdio import Outlet, complain
 from dumbo.visible import made_visible
 
 if TYPE_CHECKING:
@@ -27,10 +28,15 @@ _PATIENCE = 30.0
 class Console(MetricsCollector):
     """Prints on the first rank, and nothing on the others (`enabled=False`)."""
 
-    def __init__(self, enabled: bool = True, stream: TextIO | None = None) -> None:
-        """`stream` is where everything goes; by default standard output at the time of the call."""
+    def __init__(self, enabled: bool = True, stream: TextIO | None = None, *, goes_on: bool = False) -> None:
+        """`stream` is where everything goes; by default standard output at the time of the call. With `goes_on` there
+        is work behind it that does not end when the stream breaks: what matters is told on standard error then."""
         self.enabled = enabled
-        self._stream = stream or sys.stdout
+        self._stream: Any = stream or sys.stdout
+        self._outlet: Outlet | None = None
+        if goes_on:
+            self._stream = self._outlet = Outlet(self._stream)
+        self._is_told = False
         self._rich: RichConsole | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -45,17 +51,20 @@ class Console(MetricsCollector):
     @property
     def is_terminal(self) -> bool:
         """Whether a person watches, so that lines may be drawn over."""
-        return self._stream.isatty()
+        return bool(self._stream.isatty())
 
     def say(self, text: str) -> None:
         """Print a line, without secrets and control characters; above the progress bar where there is one."""
         if not self.enabled:
             return
         text = made_visible(redact_text(text))
-        if self.is_terminal:
-            self._terminal().print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=self._stream, flush=True)
+        if not self._has_broken():
+            if self.is_terminal:
+                self._terminal().print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=self._stream, flush=True)
+        if self._has_broken():  # Perhaps just now.
+            complain(text)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print rows under a header, in columns; numbers to the right."""
@@ -141,6 +150,8 @@ class Console(MetricsCollector):
         if "train/loss" in metrics and self._progress is not None and self._task is not None:
             self._progress.update(self._task, loss=f"loss {metrics['train/loss']:.4g}")
             return
+        if self._has_broken():
+            return
         self.say("  ".join([f"step {step}/{self._total}", *self._parts(metrics, step)]))
 
     def close(self, outcome: str) -> None:
@@ -160,6 +171,16 @@ class Console(MetricsCollector):
             seconds = (time.monotonic() - self._started) / step * (self._total - step)
             parts.append(f"{clock(seconds)} left")
         return parts
+
+    def _has_broken(self) -> bool:
+        """Whether the stream broke under work that goes on; the first time somebody is told."""
+        if self._outlet is None or self._outlet.failure is None:
+            return False
+        if not self._is_told:
+            self._is_told = True
+            self.stop_training()  # Beside a bar, standard error leads to the same stream.
+            complain(f"dumbo: standard output cannot be written ({self._outlet.failure}): what matters is told here")
+        return True
 
     def _terminal(self) -> RichConsole:
         if self._rich is None:

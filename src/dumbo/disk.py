@@ -80,9 +80,11 @@ class LineFile:
 
     def close(self) -> None:
         """Write what waited, or say that it is lost."""
-        if self._write_waiting() is not None:
-            self._say(f"the last {len(self._waiting)} lines of {self._path.name} are lost: the disk is full")
-        self._file.close()
+        try:
+            if self._write_waiting() is not None:
+                self._say(f"the last {len(self._waiting)} lines of {self._path.name} are lost: the disk is full")
+        finally:
+            self._file.close()
 
     def _write_waiting(self) -> OSError | None:
         try:

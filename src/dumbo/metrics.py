@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +116,8 @@ class Metrics:
         except (Exception, SystemExit) as error:
             from dumbo.blame import describe
             from dumbo.redact import redact_text
+            from dumbo.stdio import complain
 
             self._collectors.remove(entry)
             reason = redact_text(describe(error, type(entry[1])))
-            print(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}", file=sys.stderr)
+            complain(f"dumbo: '{entry[0]}' failed in {hook} and gets no more metrics: {reason}")

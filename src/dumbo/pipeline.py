@@ -32,7 +32,7 @@ def train(
     configured = configure(config_file, overrides, launch)
     try:
         with raising_on_termination(), redacting_logs():
-            return _train(configured, Console(enabled=launch.is_first), launch, request)
+            return _train(configured, Console(enabled=launch.is_first, goes_on=True), launch, request)
     except ConfigError as error:
         raise configured.explain(error) from error
 

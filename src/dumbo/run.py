@@ -268,9 +268,10 @@ class OpenRun:
         try:
             from dumbo.output.report import write_report
 
-            self.console.say(f"report: {write_report(self.folder)}")
+            said = f"report: {write_report(self.folder)}"
         except Exception as error:  # the run itself is fine, and its files are there
-            self.console.say(f"the report could not be written: {describe(error, type(self))}")
+            said = f"the report could not be written: {describe(error, type(self))}"
+        self.console.say(said)
 
     def build_evaluators(self) -> list[Evaluator]:
         """What measures the model; each is blamed for what it returns."""

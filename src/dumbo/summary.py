@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -18,6 +17,7 @@ from dumbo.disk import written_whole
 from dumbo.errors import PluginError
 from dumbo.metrics import MetricsCollector
 from dumbo.redact import redact
+from dumbo.stdio import complain
 
 FILE_NAME = "summary.json"
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers", "safetensors", "numpy")
@@ -114,7 +114,7 @@ class Summary(MetricsCollector):
         except OSError as error:
             if not self._told:
                 self._told = True
-                print(f"dumbo: {FILE_NAME} cannot be written: {error}", file=sys.stderr)
+                complain(f"dumbo: {FILE_NAME} cannot be written: {error}")
 
 
 def _now() -> str:

@@ -118,3 +118,21 @@ def test_half_a_line_is_never_in_a_file(disk, capsys):
     file.close()
     assert (disk / "lines").read_text().splitlines() == [line] * 60
     assert capsys.readouterr().out == ""
+
+
+def test_the_file_is_closed_though_nobody_can_be_told_what_is_lost(disk):
+    said = []
+
+    def say(text):
+        said.append(text)
+        if "lost" in text:
+            raise OSError("nobody is there")
+
+    file = LineFile(disk / "lines", say)
+    for _ in range(60):
+        file.write("x" * 100_000)
+    with pytest.raises(OSError, match="nobody is there"):
+        file.close()
+    assert "lines of lines are lost" in said[-1]
+    subprocess.run(["umount", disk], check=True)  # It would be busy.
+    subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)

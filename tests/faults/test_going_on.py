@@ -265,7 +265,9 @@ def test_what_comes_after_the_training_comes_again(start, monkeypatch, capsys):
     assert "has trained to its end, failed after it, and has no checkpoint" in said
 
 
-@pytest.mark.parametrize("moment", ["on_log@4", "on_evaluate@12", "on_substep_end@7", pytest.param("on_save@6", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "moment", ["on_log@4", "on_evaluate@12", "on_substep_end@7", pytest.param("on_save@6", marks=pytest.mark.full)]
+)
 def test_what_was_trained_before_a_plugin_failed_is_kept(start, monkeypatch, capsys, moment):
     whole, file = start("whole", trainer__arguments__save_steps=100), start(trainer__arguments__save_steps=100)
     if moment == "on_save@6":

@@ -12,6 +12,7 @@ from types import MappingProxyType, ModuleType
 
 from dumbo import __version__
 from dumbo.cli.flags import Parser, refuse_strange_flags
+from dumbo.stdio import complain, lead_nowhere, let_go_of_errors, open_closed_streams
 
 VERBS: Mapping[str, str] = MappingProxyType(
     {
@@ -34,6 +35,9 @@ VERBS: Mapping[str, str] = MappingProxyType(
 )
 """Verb -> its line in the help. The module of a verb is imported when it is used."""
 
+_WORKING = ("train", "preprocess")
+"""Verbs that do more than print: they are not done when nobody reads on."""
+
 _PATIENCE = 60.0
 """Seconds that the other ranks give the first one to report an error."""
 
@@ -55,32 +59,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    works = False
+    open_closed_streams()
     try:
         if not words or words[0].startswith("-"):
             return _top_level(words)
         from dumbo.log_redaction import redacting_logs
 
+        act, works = _verb(words)
         with redacting_logs():
-            return _run_verb(words)
-    except BrokenPipeError:
+            return act()
+    except BrokenPipeError as error:
+        if works:
+            return _report_error(error, debug)
         # Whoever read the output has enough; without this Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lead_nowhere(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return _report("stopped", 130)
     except Exception as error:
         return _report_error(error, debug)
+    finally:
+        let_go_of_errors()
 
 
-def _run_verb(words: Sequence[str]) -> int:
-    """Any verb; that of training may be left out."""
+def _verb(words: Sequence[str]) -> tuple[Callable[[], int], bool]:
+    """What runs the verb, and whether it works, and does not only print; that of training may be left out."""
     if words[0] not in VERBS and not _looks_like_file(words[0]):
-        return _run_plugin_verb(words[0], words[1:])
+        return lambda: _run_plugin_verb(words[0], words[1:]), False
     verb, rest = (words[0], words[1:]) if words[0] in VERBS else ("train", words)
     module = importlib.import_module(f"dumbo.cli.commands.{verb}")
     parser = verb_parser(verb, module)
     refuse_strange_flags(rest, parser.flags(), verb)
-    return int(module.run(parser.parse_intermixed_args(rest)))
+    options = parser.parse_intermixed_args(rest)
+    return lambda: int(module.run(options)), verb in _WORKING and not getattr(options, "plan", False)
 
 
 def _top_level(words: Sequence[str]) -> int:
@@ -153,5 +165,5 @@ def _report_traceback(error: Exception) -> int:
 def _report(message: str, exit_code: int, prefix: str = "") -> int:
     from dumbo.visible import made_visible
 
-    print(f"{prefix}{made_visible(message)}", file=sys.stderr)
+    complain(f"{prefix}{made_visible(message)}")
     return exit_code

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
     configured = configure(options.config, options.overrides, Launch())
     try:
-        _prepare(configured, options, Console())
+        _prepare(configured, options, Console(goes_on=True))
     except ConfigError as error:
         raise configured.explain(error) from error
     return 0
