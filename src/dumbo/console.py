@@ -80,7 +80,9 @@ class Console(MetricsCollector):
         pipe with a line every half minute. Both tell the rate and the time left."""
         if not self.enabled:
             yield from items
-        elif self.is_terminal:
+            return
+        what = made_visible(redact_text(what))
+        if self.is_terminal:
             yield from self._track_by_bar(items, what, total, done)
         else:
             yield from self._track_by_lines(items, what, total, done)
@@ -88,7 +90,7 @@ class Console(MetricsCollector):
     def _track_by_bar(self, items: Iterable[T], what: str, total: int, done: int) -> Iterator[T]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        texts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        texts = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         with Progress(*texts, rate, TimeRemainingColumn(), console=self._terminal(), transient=True) as progress:
             task = progress.add_task(what, total=total, completed=done, rate="")

@@ -36,6 +36,28 @@ def test_a_line_of_a_run_is_plain(stream):
     assert not set("\x1b\x07\x9b\x08\r\u202e") & set(output.getvalue())
 
 
+def test_a_bar_shows_what_is_counted_as_it_is():
+    output = Terminal()
+    counted = list(Console(stream=output).track([1, 2], f"d[/b] [red]{EVIL} hf_{'a' * 34}", 2))
+    assert counted == [1, 2]
+    assert f"d[/b] [red]{SEEN}" in output.getvalue() and "hf_aaaa" not in output.getvalue()
+    assert "\x1b]0;title" not in output.getvalue() and "\x9b31m" not in output.getvalue()
+
+
+def test_the_names_of_files_are_harmless_on_a_terminal(tmp_path, model_folder, monkeypatch):
+    rows = builders.write_rows(tmp_path / "rows[b]\x1b[31mred.jsonl")
+    (tmp_path / "d[").mkdir()
+    odd = builders.write_rows(tmp_path / "d[" / "b].jsonl")
+    for file in (rows, odd):
+        config = builders.write_config(tmp_path, model_folder, file, {"trainer.data.cache": False})
+        for words in (["inspect"], ["preprocess", "--output", str(tmp_path / f"{file.name} prepared")]):
+            monkeypatch.setattr(sys, "stdout", Terminal())
+            assert main([*words, str(config)]) == 0
+            written = sys.stdout.getvalue()
+            assert file.name.replace("\x1b", "␛") in written
+            assert "\x1b[31mred" not in written
+
+
 def test_an_answer_is_harmless_on_a_terminal_and_itself_in_a_pipe(monkeypatch):
     for stream, expected in ((Terminal(), SEEN), (io.StringIO(), EVIL)):
         monkeypatch.setattr(sys, "stdout", stream)
