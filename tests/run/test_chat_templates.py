@@ -1,6 +1,7 @@
 """A run's chat template: named or from a file, the same in training, in everything that is saved, and at inference."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dumbo.chat.names import template_text
 from dumbo.cli.main import main
 from dumbo.inference.opening import open_model
 from tests import builders
-from tests.run.whole_runs import write_and_run
+from tests.run.whole_runs import printed_by, write_and_run
 
 BRIEF = "{% for m in messages %}{{ m.role }}> {{ m.content }}{{ eos_token }}\n{% endfor %}" + (
     "{% if add_generation_prompt %}assistant> {% endif %}"
@@ -72,6 +73,32 @@ def test_two_templates_in_a_run_are_refused_before_anything_is_loaded(tmp_path, 
     assert "train_format.chat_template: another template than " in capsys.readouterr().err
 
 
+DEEP = {
+    "brackets": "{{ " + "(" * 500 + "1" + ")" * 500 + " }}",
+    "loops": "{% for m in messages %}" * 25 + "{% endfor %}" * 25,
+    "conditions": "{% if messages %}" * 120 + "{% endif %}" * 120,
+    "filters": "{{ eos_token" + "|trim" * 600 + " }}",
+}
+"""More levels than Jinja or Python can read, each of another kind."""
+
+
+@pytest.mark.parametrize("template", DEEP.values(), ids=DEEP)
+def test_a_template_that_is_nested_too_deeply_is_told_at_its_place(tmp_path, model_folder, rows_file, capsys, template):
+    for options, key in (
+        ({"type": "jinja_messages", "template": template}, "template"),
+        ({"type": "chat_template", "chat_template": template}, "chat_template"),
+    ):
+        file = builders.write_config(tmp_path, model_folder, rows_file, {"datasets.0.train_format": options})
+        said = printed_by(capsys, 2, "check", str(file)).err
+        assert f"datasets.0.train_format.{key}: " in said and "it is nested too deeply to be read" in said
+    theirs = Path(shutil.copytree(model_folder, tmp_path / "theirs"))
+    (theirs / "chat_template.jinja").write_text(template)
+    file = builders.write_config(tmp_path, theirs, rows_file, {"datasets.0.train_format": "chat_template"})
+    for words in (["check", "--rows"], ["train"]):
+        said = printed_by(capsys, 2, *words, str(file)).err
+        assert "model.tokenizer.chat_template: the chat template is broken: it is nested too deeply to be read" in said
+
+
 @pytest.mark.parametrize("words", [["check", "--rows"], ["inspect"], ["train"]])
 def test_a_template_beside_the_tokenizers_own_is_refused(tmp_path, model_folder, rows_file, capsys, words):
     changes = two_sources(rows_file, ALPACA, "chat_template")
@@ -106,6 +133,7 @@ def test_a_mistake_beside_a_template_is_told_at_its_place(tmp_path, rows_file, c
         ("chatlm", "neither a named template, nor Jinja, nor the path of a .jinja file: did you mean 'chatml'?"),
         ("none.jinja", "the file 'none.jinja' cannot be read: No such file or directory"),
         ("{% for m in messages %}", "is not valid Jinja: line 1: "),
+        ("{{ f(a=1, a=2) }}", "Python refuses what Jinja makes of it: keyword argument repeated"),
     ],
 )
 def test_a_template_that_is_none_is_found_before_anything_is_loaded(tmp_path, rows_file, capsys, template, message):

@@ -35,6 +35,8 @@ _SIMPLE_METHODS = frozenset(
     | {"title", "items", "keys", "values", "get"}
 )
 
+_REFUSALS = (jinja2.TemplateSyntaxError, SyntaxError, RecursionError, MemoryError)
+"""What a template that cannot be read raises: Jinja's parser and Python's call themselves for every level of it."""
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
@@ -169,12 +171,23 @@ class _IgnoredGenerationTag(Extension):
 
 
 def syntax_error(template: str) -> str | None:
-    """What is wrong with the syntax of `template`, with its line; None if nothing is."""
+    """What is wrong with the syntax of `template`, with its line if that is known; None if nothing is."""
     try:
         compile_chat_template(template)
-    except jinja2.TemplateSyntaxError as error:
-        return f"line {error.lineno}: {error.message}"
+        read_variables(template)
+        is_simple(template)
+    except _REFUSALS as error:
+        return _in_words(error)
     return None
+
+
+def _in_words(error: BaseException) -> str:
+    """What Jinja has against a template, or Python against what Jinja makes of it."""
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        return f"line {error.lineno}: {error.message}"
+    if isinstance(error, SyntaxError) and "too many" not in error.msg:
+        return f"Python refuses what Jinja makes of it: {error.msg}"
+    return "it is nested too deeply to be read"
 
 
 @lru_cache(maxsize=16)
@@ -201,10 +214,11 @@ def check_template(template: str) -> None:
         tree = environment.parse(template)
         # Filters and tests are looked up by the compiler, not by the parser.
         environment.compile(tree)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.message}") from None
-    tested = {test.node.name for test in tree.find_all(nodes.Test) if isinstance(test.node, nodes.Name)}
-    unknown = sorted(meta.find_undeclared_variables(tree) - set(VARIABLES) - tested - set(environment.globals))
+        tested = {test.node.name for test in tree.find_all(nodes.Test) if isinstance(test.node, nodes.Name)}
+        read = meta.find_undeclared_variables(tree)
+    except _REFUSALS as error:
+        raise ValueError(_in_words(error)) from None
+    unknown = sorted(read - set(VARIABLES) - tested - set(environment.globals))
     if unknown:
         near = get_close_matches(unknown[0], VARIABLES, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(VARIABLES)}"

@@ -21,6 +21,7 @@ from dumbo.chat.environment import (
     is_simple,
     marks_generation,
     read_variables,
+    syntax_error,
 )
 from dumbo.chat.made_up import call, question
 from dumbo.chat.traced import REWRITTEN, TOOLS, Field, runs_of, trace
@@ -241,11 +242,11 @@ def _check_read(templates: Sequence[str], variables: Mapping[str, Any], given: C
     """Make sure that each of `variables` is read by a template; `given` are those that all templates are given."""
     read: set[str] = set()
     for template in templates:
-        try:
-            read |= read_variables(template)
-        except jinja2.TemplateSyntaxError as error:
-            message = f"the chat template is broken: line {error.lineno}: {error.message}"
-            raise ConfigError.at("model.tokenizer.chat_template", message) from None
+        fault = syntax_error(template)
+        if fault is not None:
+            hint = "write another one, which goes before the one that the tokenizer has"
+            raise ConfigError.at("model.tokenizer.chat_template", f"the chat template is broken: {fault}", hint)
+        read |= read_variables(template)
     for name in variables:
         if name not in read:
             message = f"the chat template does not read '{name}' of 'chat_template_kwargs'"
