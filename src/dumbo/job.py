@@ -92,6 +92,8 @@ class Job:
     """Where a row of `train_dataset` came from, if that is known."""
     rows_are_separate: bool = True
     """Whether batches may be cut between their rows or packed documents; a `CollatorPlugin` says so of its own."""
+    leave_word: Callable[[str], None] = lambda message: None
+    """Where the process has to end without an error that is raised: keep this message as what ended the run."""
 
 
 @dataclass(frozen=True)

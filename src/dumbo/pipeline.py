@@ -70,6 +70,7 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
             run_state=run.state(),
             find_origin=datasets.find_origin,
             rows_are_separate=plugins.rows_are_separate,
+            leave_word=run.leave_word,
         )
         trainer = plugins.call_one(hooks.TrainerPlugin, job)
         artifact = _train_and_save(trainer, run, console)

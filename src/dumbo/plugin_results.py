@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dumbo.errors import DataError, PluginError
+from dumbo.errors import DataError, PluginError, RunError
 from dumbo.metrics import MetricsCollector
 from dumbo.plugin_checks import parameters_of, takes
 from dumbo.plugin_interfaces import Interface
@@ -244,3 +244,20 @@ def packed_are_sound(results: Sequence[Example | DataError], num_embeddings: int
     ids, labels = (np.frombuffer(b"".join(column), np.int32) for column in zip(*numbers, strict=True))
     most = np.inf if num_embeddings is None else num_embeddings
     return bool(ids.min() >= 0 and max(ids.max(), labels.max()) < most)
+
+
+def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """One set of loading arguments from all plugins that have some.
+
+    Raises:
+        RunError: two plugins want different values of one argument.
+    """
+    merged: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, options in contributions:
+        for key, value in options.items():
+            if key in merged and merged[key] != value:
+                both = f"'{owners[key]}' wants {merged[key]!r}, '{name}' wants {value!r}"
+                raise RunError(f"two plugins disagree on '{key}' in the loading of the model: {both}")
+            merged[key], owners[key] = value, name
+    return merged

@@ -15,7 +15,7 @@ from dumbo.checkpoint.resume import ResumeRequest, Resumption, claim_run, config
 from dumbo.configure import Configured
 from dumbo.console import Console
 from dumbo.data.sources import Source
-from dumbo.errors import ConfigError, DumboError, Interrupted, OutOfMemory, PluginError, RunError
+from dumbo.errors import ConfigError, DumboError, Interrupted, OutOfMemory, PluginError
 from dumbo.launch import Launch
 from dumbo.metrics import Metrics, RunInfo
 from dumbo.plugin_finder import FoundPlugin
@@ -31,7 +31,7 @@ from dumbo.plugin_loader import (
     StatePlugin,
     TrainFormatPlugin,
 )
-from dumbo.plugin_results import checked_collator, checked_evaluator, checked_loss
+from dumbo.plugin_results import checked_collator, checked_evaluator, checked_loss, merge_load_options
 from dumbo.run_folder import MetricsFile, discard_folder, remove_if_empty, resolved_tree, write_run_file
 from dumbo.run_lock import RunLock
 from dumbo.summary import Summary, installed_versions
@@ -247,6 +247,13 @@ class OpenRun:
             resumption=self.resumption,
         )
 
+    def leave_word(self, error: str) -> None:
+        """The process is about to end where it stands: say what ended the run, and give its folder free."""
+        self.summary.note("error", error)
+        self.summary.end("failed")
+        if self.lock is not None:
+            self.lock.release()
+
     def close(self, outcome: str) -> None:
         """End trackers and progress, and leave a report in the folder if there is something to tell."""
         try:
@@ -357,23 +364,6 @@ def open_run(
         raise
     finally:
         run.close(outcome)
-
-
-def merge_load_options(contributions: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """One set of loading arguments from all plugins that have some.
-
-    Raises:
-        RunError: two plugins want different values of one argument.
-    """
-    merged: dict[str, Any] = {}
-    owners: dict[str, str] = {}
-    for name, options in contributions:
-        for key, value in options.items():
-            if key in merged and merged[key] != value:
-                both = f"'{owners[key]}' wants {merged[key]!r}, '{name}' wants {value!r}"
-                raise RunError(f"two plugins disagree on '{key}' in the loading of the model: {both}")
-            merged[key], owners[key] = value, name
-    return merged
 
 
 def _names(plugins: Sequence[FoundPlugin]) -> str:

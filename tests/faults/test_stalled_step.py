@@ -1,9 +1,12 @@
 """A step that hangs ends the run with the stacks of all threads, whether or not it can be raised out of."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -32,6 +35,28 @@ class HangPlugin(BasePlugin):
             if self.batches == 5:
                 hang_in_the_collator()
             return pad(rows)
+        return collate
+
+class Swallowing(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            try:
+                time.sleep(30)
+            except Exception:
+                pass
+
+class SwallowPlugin(BasePlugin):
+    def get_callbacks(self, config):
+        return [Swallowing()]
+
+class DeafPlugin(BasePlugin):
+    def build_collator(self, config, tokenizer):
+        def collate(rows):
+            while True:
+                try:
+                    time.sleep(60)
+                except Exception:
+                    print("swallowed", flush=True)
         return collate
 
 class SlowPlugin(BasePlugin):
@@ -94,12 +119,59 @@ def test_what_is_no_step_may_take_its_time(run):
     assert metrics_of(run.folder)[-1]["step"] == 3
 
 
+@pytest.mark.parametrize("max_steps", [2, 100])
+def test_a_step_that_catches_the_error_ends_the_run_when_it_is_over(run, max_steps):
+    printed = run(2, "SwallowPlugin", trainer__faults={"step_timeout": 1.0}, trainer__arguments__max_steps=max_steps)
+    assert "step 2 took longer than 1 seconds: the run hangs\n" in printed.err
+    assert [row["step"] for row in metrics_of(run.folder)] == [1]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["outcome"] == "failed" and summary["error"].startswith("step 2 took longer than 1 seconds")
+    assert not (run.folder / "run.lock").exists()
+
+
+@pytest.mark.full
+def test_a_run_that_does_not_listen_leaves_word_of_its_end(tmp_path, model_folder, rows_file):
+    (tmp_path / "own.py").write_text(HANGING)
+    changes = {"trainer.faults": {"step_timeout": 1.0}, "plugins": [*SHIPPED, "./own.py:DeafPlugin"]}
+    file = builders.write_config(tmp_path, model_folder, rows_file, changes)
+    words = [sys.executable, "-m", "dumbo", "train", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2 and "step 1 took longer than 1 seconds: the run hangs\n" in done.stderr
+    assert "swallowed" in done.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["outcome"] == "failed" and summary["error"].startswith("step 1 took longer than 1 seconds")
+    assert not (tmp_path / "out" / "run.lock").exists()
+
+
+def test_the_process_ends_only_where_the_same_step_still_runs(tmp_path):
+    child = os.fork()
+    if not child:
+        watchdog = Watchdog(0.2, "stalled-step-{step}.txt", tmp_path, grace=0.5)
+        watchdog.start()
+        watchdog.begin(7)
+        with suppress(RunError):
+            time.sleep(60)
+        raised = []
+        for end_the_step in (watchdog.pause, lambda: watchdog.begin(8)):
+            try:
+                end_the_step()
+            except RunError as error:
+                raised.append(str(error).startswith("step 7 took longer"))
+        time.sleep(1.5)
+        os._exit(3 if raised == [True, True] else 4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
 def test_a_main_thread_that_does_not_listen_is_left(tmp_path):
+    def write_last_words(message):
+        (tmp_path / "last").write_text(message)
+        raise RuntimeError("and no more")
+
     read, write = os.pipe()
     child = os.fork()
     if not child:
         sys.stderr = os.fdopen(write, "w")
-        watchdog = Watchdog(0.2, "stalled-step-{step}.txt", tmp_path, grace=0.5)
+        watchdog = Watchdog(0.2, "stalled-step-{step}.txt", tmp_path, grace=0.5, before_exit=write_last_words)
         watchdog.start()
         watchdog.begin(7)
         while True:
@@ -111,7 +183,8 @@ def test_a_main_thread_that_does_not_listen_is_left(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     with os.fdopen(read) as stream:
         said = stream.read()
-    assert "swallowed\n" in said
+    assert "swallowed\n" in said and "Traceback" not in said
+    assert (tmp_path / "last").read_text().startswith("step 7 took longer than 0.2 seconds")
     assert "step 7 took longer than 0.2 seconds: the run hangs\n" in said
     assert "test_a_main_thread_that_does_not_listen" in (tmp_path / "stalled-step-000007.txt").read_text()
 

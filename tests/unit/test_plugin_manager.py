@@ -17,8 +17,8 @@ from dumbo.plugin_finder import FoundPlugin, plugin_name
 from dumbo.plugin_interfaces import INTERFACES
 from dumbo.plugin_loader import BasePlugin
 from dumbo.plugin_manager import PluginManager
+from dumbo.plugin_results import merge_load_options
 from dumbo.plugin_rules import check_consumers
-from dumbo.run import merge_load_options
 from tests import builders
 
 ENTRY = DatasetEntry(type="r", data_format=FormatOptions(type="d"), train_format=FormatOptions(type="t"))

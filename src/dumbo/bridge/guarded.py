@@ -102,7 +102,8 @@ class GuardedTrainer(ResumableTrainer):
         if self._faults.step_timeout is not None:
             rank = f"-rank{self.args.process_index}" if self.args.process_index else ""
             report = f"stalled-step-{{step}}{rank}.txt"
-            self._watchdog = Watchdog(self._faults.step_timeout, report, self._job.output_dir)
+            limit, folder, leave_word = self._faults.step_timeout, self._job.output_dir, self._job.leave_word
+            self._watchdog = Watchdog(limit, report, folder, before_exit=leave_word)
             self._watchdog.start()
         try:
             return super().train(*positional, **named)

@@ -25,9 +25,9 @@ class FaultsSection(Section):
     from one step to the next are no larger than the usual one. For losses around zero or below it, that alone
     counts."""
     step_timeout: Annotated[float, Field(gt=0)] | None = 1800.0
-    """Seconds that an optimizer step may take, from the reading of its rows to the update. One that takes longer is
-    taken to hang: what every thread was doing is written to `stalled-step-<number>.txt`, and the run ends. null waits
-    for ever."""
+    """Seconds that an optimizer step may take, from the reading of its rows to the update, with what callbacks do on
+    the way. One that takes longer is taken to hang: what every thread was doing is written to
+    `stalled-step-<number>.txt`, and the run ends. null waits for ever."""
     on_oom: Literal["fail", "halve"] = "fail"
     """When memory is not enough: `fail` ends the run and says what was in it; `halve` repeats the step with forward
     passes of half as many sequences, and stays with them. `batch_size` and the result are the same. A plugin that makes
