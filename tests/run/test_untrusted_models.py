@@ -99,6 +99,19 @@ def test_their_code_never_runs(verb, brings, folder, rows_file, mark, tmp_path, 
         assert "trust_remote_code: true" in said or "--trust-remote-code" in said
 
 
+def test_code_that_is_not_needed_is_left_alone_and_told_of(folder, rows_file, mark, tmp_path, capsys):
+    bring_code(folder, mark)
+    edit(folder / "config.json", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"})
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "mine.MineTokenizer"]})
+    file = builders.write_config(tmp_path, folder, rows_file, {"trainer.arguments.max_steps": 1})
+    assert main(["train", str(file)]) == 0
+    assert not mark.exists()
+    said = capsys.readouterr().out
+    note = f"note: '{folder}' brings Python code (mine.py), which is left alone: Transformers' own "
+    used = [line.removeprefix(note) for line in said.splitlines() if line.startswith(note)]
+    assert used[0] == "LlamaForCausalLM is used" and used[1].endswith(" is used") and len(used) == 2
+
+
 @pytest.mark.parametrize("brings", [model_of_their_own, tokenizer_of_their_own])
 def test_code_that_was_asked_for_runs_and_is_told_of(brings, folder, rows_file, mark, tmp_path, capsys):
     brings(folder, mark)
@@ -175,6 +188,40 @@ def test_a_permission_is_for_what_is_read(folder, rows_file, tmp_path, capsys):
     assert "has weights only as pickles (pytorch_model-00001-of-00002.bin" in capsys.readouterr().err
     assert main(["train", str(file), "model.allow_pickle=[../pytorch_model.bin]"]) == 2
     assert "model.allow_pickle.0" in capsys.readouterr().err
+
+
+def test_an_index_of_safetensors_that_names_pickles_is_told_with_a_way_out(folder, rows_file, tmp_path, capsys):
+    to_pickles(folder, SHARDS)
+    index = folder / "model.safetensors.index.json"
+    (folder / "pytorch_model.bin.index.json").rename(index)
+    file = builders.write_config(tmp_path, folder, rows_file, {"trainer.arguments.max_steps": 1})
+    for words in (["train", str(file)], ["generate", str(folder), "Hi", "--allow-pickle", "*.bin"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert f"{index} is an index of safetensors and names pickles ({', '.join(SHARDS)})" in said
+        assert "damaged" not in said and "name it pytorch_model.bin.index.json" in said
+    assert "--allow-pickle '*.bin'" in said
+    index.rename(folder / "pytorch_model.bin.index.json")
+    assert main(["train", str(file), "model.allow_pickle=['*.bin']"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (os.system, f"holds more than tensors: it wants to run {os.system.__module__}.system"),
+        (eval, "holds more than tensors: it asks for eval"),
+    ],
+)
+def test_what_a_pickle_wants_to_run_is_named(function, told, folder, rows_file, tmp_path, capsys):
+    class Wanting:
+        def __reduce__(self):
+            return function, ("0",)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"evil": Wanting()}, folder / "pytorch_model.bin")
+    file = builders.write_config(tmp_path, folder, rows_file, {"model.allow_pickle": ["pytorch_model.bin"]})
+    assert main(["train", str(file)]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, file: Path(file).write_bytes(pickle.dumps(value))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ from dumbo.errors import Problem, RunError
 
 MODEL, ADAPTER = "pytorch_model.bin", "adapter_model.bin"
 """The names that Transformers and PEFT give to pickles."""
+_INDEX = "model.safetensors.index.json"
 SAFETENSORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {MODEL: ("model.safetensors", "model.safetensors.index.json"), ADAPTER: ("adapter_model.safetensors",)}
+    {MODEL: ("model.safetensors", _INDEX), ADAPTER: ("adapter_model.safetensors",)}
 )
 """What goes before them."""
+_GLOBAL = re.compile(r"nsupported (?:global: )?GLOBAL (?P<name>\S+)(?P<blocked> whose module \S+ is blocked)?")
+"""PyTorch's words for what a pickle asks Python for; it blocks modules that could run any program."""
 _PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DANGER = "which can run any code when they are opened"
+_CONVERT = "convert them where that does no harm: load the model there, then save_pretrained(NEW_FOLDER)"
 _SHOWN = 4
 
 
@@ -49,15 +54,17 @@ def pickles_to_read(folder: Path, permission: Permission, kind: str = MODEL) -> 
 
     Raises:
         PickleRefused: there is a pickle that is not permitted.
-        RunError: the index of the files cannot be read, or a file holds more than tensors.
+        RunError: the index of the files cannot be read or calls pickles safetensors, or a file holds more than tensors.
     """
     if any((folder / name).is_file() for name in SAFETENSORS[kind]):
+        if kind == MODEL:
+            _check_index(folder, permission)
         return ()
     needed = _needed(folder, kind)
     refused = [name for name in needed or _others(folder, kind) if not permission.covers(name)]
     if refused:
         message = f"has weights only as pickles ({_listed(refused)}), {_DANGER}"
-        hints = ["convert them where that does no harm: load the model there, then save_pretrained(NEW_FOLDER)"]
+        hints = [_CONVERT]
         if needed:
             names = refused if len(refused) == 1 else [f"'{kind.removesuffix('.bin')}-*.bin'"]
             hints.append(f"or have their tensors read and nothing else: {permission.to_write(names)}")
@@ -93,9 +100,10 @@ def check_pickle(file: Path) -> None:
             warnings.simplefilter("ignore", UserWarning)  # of other protocols than PyTorch's own
             torch.load(file, map_location="meta", weights_only=True)
     except UnpicklingError as error:
-        wanted = "; ".join(_wanted(error)) or "it is no file of tensors"
+        wanted = "; ".join(dict.fromkeys(_wanted(error)))
+        what = f"holds more than tensors: {wanted}" if wanted else "is no file of tensors"
         hint = "such a file can run any code, and is never read: get the weights as safetensors"
-        raise RunError(str(Problem(f"{file} holds more than tensors: {wanted}", hints=(hint,)))) from None
+        raise RunError(str(Problem(f"{file} {what}", hints=(hint,)))) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"{file} is damaged or incomplete ({first}); copy or download it again") from error
@@ -103,10 +111,29 @@ def check_pickle(file: Path) -> None:
 
 def _wanted(error: Exception) -> Iterator[str]:
     """What the file asks Python for, in PyTorch's words."""
-    for line in str(error).splitlines():
-        _, found, rest = line.partition("Unsupported global: GLOBAL ")
-        if found:
-            yield f"it asks for {rest.split()[0]}"
+    for found in _GLOBAL.finditer(str(error)):
+        yield f"it wants to run {found['name']}" if found["blocked"] else f"it asks for {found['name']}"
+
+
+def _check_index(folder: Path, permission: Permission) -> None:
+    """Make sure that an index of safetensors names no pickles; what else is wrong with it is for whoever reads it."""
+    index = folder / _INDEX
+    if (folder / "model.safetensors").is_file():
+        return
+    try:
+        named = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return
+    pickles = [name for name in named if any(fnmatch.fnmatchcase(name, pattern) for pattern in _PATTERNS)]
+    if not pickles:
+        return
+    hints = [_CONVERT]
+    if pickles == named:
+        names = pickles if len(pickles) == 1 else [f"'*{Path(pickles[0]).suffix}'"]
+        to_write = permission.to_write(names)
+        hints.append(f"or name it {MODEL}.index.json, and have their tensors read and nothing else: {to_write}")
+    message = f"{index} is an index of safetensors and names pickles ({_listed(pickles)}), {_DANGER}"
+    raise RunError(str(Problem(message, hints=tuple(hints))))
 
 
 def _needed(folder: Path, kind: str) -> tuple[str, ...]:

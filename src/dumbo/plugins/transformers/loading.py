@@ -20,7 +20,7 @@ from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.folders import model_folder_problem, name_problem, place_of
 from dumbo.plugins.transformers.hub import Source, fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
-from dumbo.plugins.transformers.trust import say_code
+from dumbo.plugins.transformers.trust import say_code, say_unused_code
 from dumbo.plugins.transformers.weights import check_files, listed, loading_problem, missing_weights, say_unexpected
 
 DTYPES = MappingProxyType(
@@ -123,6 +123,8 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     if source.pickles:
         say(f"model: only the tensors were read of the pickles {listed(source.pickles)}, and no code of theirs was run")
     say(described(model, request))
+    if not request.trusted:
+        say_unused_code(source.folder, "config.json", request.name, model, say)
     return model
 
 

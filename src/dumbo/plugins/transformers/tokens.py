@@ -15,7 +15,7 @@ from dumbo.plugins.transformers.folders import name_problem, tokenizer_folder_pr
 from dumbo.plugins.transformers.hub import fetch
 from dumbo.plugins.transformers.load_errors import explain_loading
 from dumbo.plugins.transformers.padding import set_pad_token
-from dumbo.plugins.transformers.trust import say_code
+from dumbo.plugins.transformers.trust import say_code, say_unused_code
 from dumbo.tokenizers.section import NAMED_TOKENS, read_template
 
 Say = Callable[[str], None]
@@ -65,9 +65,14 @@ def read_tokenizer(config: RunConfig, say: Say) -> PreTrainedTokenizerBase:
     options = source.load_kwargs(model.trust_remote_code)
     say_code(source.folder, "tokenizer_config.json", name, model.trust_remote_code, say)
     try:
-        return AutoTokenizer.from_pretrained(source.name, trust_remote_code=model.trust_remote_code, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.name, trust_remote_code=model.trust_remote_code, **options
+        )
     except Exception as error:
         raise explain_loading(error, source, name, key) or error from error
+    if not model.trust_remote_code:
+        say_unused_code(source.folder, "tokenizer_config.json", name, tokenizer, say)
+    return tokenizer
 
 
 def set_tokens(tokenizer: PreTrainedTokenizerBase, section: TokenizerSection, say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Says aloud that Python code of a model or tokenizer runs, where the user has asked for that."""
+"""Says aloud what becomes of Python code of a model or tokenizer: that it runs, where the user has asked for that."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def say_code(folder: Path, settings: str, name: str, trusted: bool, say: Callabl
     files = code_files(folder, settings) if trusted else []
     if files:
         say(f"warning: trust_remote_code is on: Python code of '{name}' runs with all your rights ({', '.join(files)})")
+
+
+def say_unused_code(folder: Path, settings: str, name: str, used: object, say: Callable[[str], None]) -> None:
+    """Tell which code of `folder` does not run, as Transformers has what is `used` in its place."""
+    files = code_files(folder, settings)
+    if files:
+        instead = f"Transformers' own {type(used).__name__} is used"
+        say(f"note: '{name}' brings Python code ({', '.join(files)}), which is left alone: {instead}")
 
 
 def code_files(folder: Path, settings: str) -> list[str]:
