@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
+from dumbo.bridge.out_of_memory import is_out_of_memory, memory_message
 from dumbo.bridge.splitting import documents_of, split_batch
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.errors import ConfigError
@@ -318,7 +318,7 @@ def test_errors_that_speak_of_memory():
         assert is_out_of_memory(error)
     for error in (RuntimeError("shapes"), ValueError("out of memory"), KeyboardInterrupt()):
         assert not is_out_of_memory(error)
-    assert "GiB" in describe_memory(torch.device("cpu"))
+    assert "GiB" in memory_message(torch.device("cpu"), "in a step", MemoryError(), ["less"])
 
 
 ITEMS = [{"input_ids": torch.arange(1, n + 1).numpy(), "labels": torch.arange(1, n + 1).numpy()} for n in (9, 4, 4, 2)]

@@ -15,10 +15,9 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dumbo.blame import text_in_one_line
 from dumbo.bridge.bad_rows_file import describe_rows, write_rows
 from dumbo.bridge.memory import saved_bytes
-from dumbo.bridge.out_of_memory import describe_memory, is_out_of_memory
+from dumbo.bridge.out_of_memory import is_out_of_memory, memory_message
 from dumbo.bridge.resuming import ResumableTrainer
 from dumbo.bridge.spikes import LIMIT, SpikeWatch
 from dumbo.bridge.splitting import describe_batch, split_batch
@@ -110,7 +109,7 @@ class GuardedTrainer(ResumableTrainer):
         except _MEMORY as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(self._memory_message(self._where(), error, self._ways()), error) from error
+            raise OutOfMemory(memory_message(self.args.device, self._where(), error, self._ways()), error) from error
         finally:
             if self._watchdog is not None:
                 self._watchdog.close()
@@ -214,7 +213,7 @@ class GuardedTrainer(ResumableTrainer):
             can_halve = self._job.rows_are_separate and len(split_batch(largest, 1)) > 1 and self.args.world_size == 1
             where = f"step {number} has a forward pass of {size}"
             ways = [*self._ways(), *(["trainer.faults.on_oom: halve"] if can_halve else [])]
-            raise kind(self._memory_message(where, error, ways)) from error
+            raise kind(memory_message(self.args.device, where, error, ways)) from error
         self._halvings += 1
         self._job.console.say(
             f"memory is not enough for a forward pass of {size}: "
@@ -251,11 +250,6 @@ class GuardedTrainer(ResumableTrainer):
         checkpoints = getattr(self.args, "activation_checkpointing", self.args.gradient_checkpointing)
         ways += [] if checkpoints or self._is_evaluating else ["gradient_checkpointing: true"]
         return [*ways, "a smaller trainer.data.sequence_length"]
-
-    def _memory_message(self, where: str, error: BaseException, ways: Sequence[str]) -> str:
-        reason = (text_in_one_line(error) or type(error).__name__)[:300]
-        told = f"{describe_memory(self.args.device)}\n    ({reason})"
-        return f"memory is not enough: {where}\n    {told}\n    take {', or '.join(ways)}"
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm of the step's gradient; where it or the loss is not finite, the update will not be made.

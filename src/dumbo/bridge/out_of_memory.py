@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
+from dumbo.blame import text_in_one_line
 from dumbo.memory import memory_bytes, resident_bytes, size
 
 _SAYS_SO = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|not enough memory", re.IGNORECASE)
@@ -18,7 +20,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _SAYS_SO.search(str(error)) is not None
 
 
-def describe_memory(device: torch.device) -> str:
+def memory_message(device: torch.device, where: str, error: BaseException, ways: Sequence[str]) -> str:
+    """What a run ends with: where memory was not enough, what is in it, and `ways` to take less."""
+    reason = (text_in_one_line(error) or type(error).__name__)[:300]
+    told = f"{_describe_memory(device)}\n    ({reason})"
+    return f"memory is not enough: {where}\n    {told}\n    take {', or '.join(ways)}"
+
+
+def _describe_memory(device: torch.device) -> str:
     """What is in the memory of `device` at this moment, in a line."""
     if device.type == "cuda":
         tensors, most = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
