@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,12 @@ class TokenBlock:
     tokens: NDArray[np.int32]
     trained: NDArray[np.bool_]
     """Which of them are trained on."""
+
+    def let_go(self) -> None:
+        """After all of it was read: what is mapped from files need not stay in this process's memory."""
+        for mapped in (self.tokens.base, self.trained.base):
+            if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,7 @@ class TokenDataset:
                 before = np.concatenate([[0], np.cumsum(block.trained, dtype=np.int32)])
                 first = self.start[rows]  # which is not trained, as nothing predicts it
                 counts[rows] = before[first + self.length[rows]] - before[first + 1]
+                block.let_go()
         return counts
 
     @property
@@ -170,6 +178,8 @@ class TokenDataset:
             digest.update(np.ascontiguousarray(block.tokens[place]).data)
             # By itself, so that it does not matter where one block ends and the next begins.
             labels.update(np.ascontiguousarray(block.trained[place]).data)
+            if place == slice(0, len(block.tokens)):
+                block.let_go()
         digest.update(labels.digest())
         return digest.hexdigest()
 

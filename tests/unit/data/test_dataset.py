@@ -1,11 +1,13 @@
 """Tokenised rows in flat arrays, and the batches that are padded of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from dumbo.data.collate import PaddingCollator
-from dumbo.data.dataset import TokenDataset
+from dumbo.data.dataset import TokenBlock, TokenDataset
 from dumbo.data.records import Example, Origin
 
 ORIGIN = Origin("rows.jsonl", 1)
@@ -114,3 +116,26 @@ def test_a_digest_of_many_tokens_reads_some_of_them():
     assert TokenDataset.from_examples(examples_of(seen)).digest(30) != whole.digest(30)
     assert TokenDataset.from_examples(examples_of(unseen)).digest(30) == whole.digest(30)
     assert TokenDataset.from_examples(examples_of([*rows[:9], [9, 0, 3, 4], *rows[10:]])).digest(30) != whole.digest(30)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_what_was_read_of_files_does_not_stay_in_memory(tmp_path):
+    """Counting what is trained, and the digest, go through all of the files."""
+    count, rows = 8_000_000, 1000
+    np.zeros(count, np.int32).tofile(tmp_path / "tokens")
+    np.ones(count, np.bool_).tofile(tmp_path / "trained")
+
+    def mapped():
+        return int(Path("/proc/self/status").read_text().partition("RssFile:")[2].split()[0]) / 1024
+
+    block = TokenBlock(np.memmap(tmp_path / "tokens", np.int32, "r"), np.memmap(tmp_path / "trained", np.bool_, "r"))
+    before = mapped()
+    int(block.tokens.sum())
+    assert mapped() > before + 20
+    block.let_go()
+    assert mapped() < before + 5
+    dataset = TokenDataset.of_blocks([block], [np.full(rows, count // rows, np.int32)])
+    assert dataset.num_supervised == count - rows
+    digest = dataset.digest()
+    assert mapped() < before + 5
+    assert dataset.digest() == digest
