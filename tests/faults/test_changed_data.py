@@ -100,7 +100,7 @@ def test_a_stream_whose_file_changes_ends_with_its_name_and_keeps_its_steps(run,
         "    a run that reads its rows again needs them as they were; start it again, or on a copy",
     ]
     assert "stopped after step" in run.said
-    (checkpoint,) = (run.folder / "checkpoints").glob("step-*")
+    (checkpoint,) = (run.folder / "checkpoints").glob("stopped-*")
     assert weights_of(checkpoint)
 
 

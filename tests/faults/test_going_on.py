@@ -9,6 +9,7 @@ import pytest
 
 from dumbo.checkpoint.manifest import Manifest
 from dumbo.cli.main import main
+from dumbo.run_folder import default_folders
 from tests import builders
 from tests.faults.stopping import assert_same_run, checkpoints_in, stop_by, weights_in, write_stoppable
 from tests.run.whole_runs import metrics_of, printed_by
@@ -65,6 +66,7 @@ class MomentsPlugin(CallbackPlugin, ModelPatcherPlugin, OutputPlugin):
         return [Moments()]
 '''
 
+LATER = ("on_evaluate@12", "on_save@6")
 SAVES = {"trainer.arguments.save_strategy": "steps", "trainer.arguments.save_steps": 3}
 
 
@@ -181,13 +183,10 @@ def test_only_runs_of_this_configuration(start, tmp_path, monkeypatch, capsys):
         file.write_text("\n".join(kept))
     for file in (longer, other):
         stop_at(2, file)
-    with stop_by("SIGTERM", 1):
-        said = printed_by(capsys, 75, "train", str(ours), "--resume").out
-    assert "this configuration has no run yet: a new one begins" in said
-    assert "after step 2" in printed_by(capsys, 0, "train", str(other), "--resume").out
+    assert default_folders(ours) == []
+    assert [folder.name.rpartition("-20")[0] for folder in default_folders(other)] == ["lora"]
     monkeypatch.chdir(next((tmp_path / "runs").glob("lora-big-*/checkpoints/step-000002")))
-    stopped = printed_by(capsys, 0, "train", str(longer), "--resume", "--from", ".").out
-    assert "after step 2" in stopped
+    assert "after step 2" in printed_by(capsys, 0, "train", str(longer), "--resume", "--from", ".").out
 
 
 def test_the_way_on_is_the_whole_command(start, tmp_path, capsys):
@@ -266,7 +265,7 @@ def test_what_comes_after_the_training_comes_again(start, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "moment", ["on_log@4", "on_evaluate@12", "on_substep_end@7", pytest.param("on_save@6", marks=pytest.mark.full)]
+    "moment", ["on_log@4", "on_substep_end@7", *(pytest.param(m, marks=pytest.mark.full) for m in LATER)]
 )
 def test_what_was_trained_before_a_plugin_failed_is_kept(start, monkeypatch, capsys, moment):
     whole, file = start("whole", trainer__arguments__save_steps=100), start(trainer__arguments__save_steps=100)
@@ -323,10 +322,15 @@ def test_other_versions_are_told(start, capsys):
 
 
 def test_an_end_at_once_says_what_is_kept(start, monkeypatch, capsys):
-    """A second Ctrl-C, while the checkpoint of the first is written."""
+    """A second Ctrl-C, while the first one's step ends."""
+    # In the background a shell has it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setenv("DUMBO_MOMENT", "on_log@4:SIGINT")
     file = start(trainer__arguments__logging_steps=2)
-    with stop_by("SIGINT", 4):
-        said = printed_by(capsys, 130, "train", str(file)).err
+    try:
+        with stop_by("SIGINT", 4):
+            said = printed_by(capsys, 130, "train", str(file)).err
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "stopped at once, after step 4; the last checkpoint is that of step 3" in said
     assert os.path.isdir(file.parent / "out" / "checkpoints" / "step-000003")  # noqa: PTH112

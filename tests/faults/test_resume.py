@@ -95,9 +95,6 @@ STREAMED = {
 
 SCENARIOS = {
     "within an epoch": ({}, (), "SIGTERM", 7),
-    "at the end of an epoch": ({}, (), "SIGTERM", 6),
-    "when an evaluation is due": (BY_STEPS, (), "SIGTERM", 6),
-    "by the user": ({"trainer.arguments.save_strategy": "epoch"}, (), "SIGINT", 8),
     "packed": ({"trainer.data.packing": True, "trainer.data.sequence_length": 200}, (), "SIGTERM", 3),
     "an adapter with dropout": (
         {"model.peft.rank": 4, "model.peft.dropout": 0.2, "trainer.data.group_by_length": True},
@@ -139,6 +136,9 @@ SCENARIOS = {
     "a plugin with a state": ({}, ("./average.py:AveragePlugin",), "SIGTERM", 10),
 }
 LONG = {
+    "by the user": ({"trainer.arguments.save_strategy": "epoch"}, (), "SIGINT", 8),
+    "when an evaluation is due": (BY_STEPS, (), "SIGTERM", 6),
+    "at the end of an epoch": ({}, (), "SIGTERM", 6),
     "a stream of joined rows": ({**STREAMED, "trainer.data.packing": "joined"}, (), "SIGTERM", 7),
     "joined rows": ({"trainer.data.packing": "joined", "trainer.data.sequence_length": 50}, (), "SIGTERM", 4),
     "half precision": ({"trainer.arguments.bf16": True}, (), "SIGTERM", 5),

@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         act, works = _verb(words)
         with redacting_logs():
-            return act()
+            code = act()
+            sys.stdout.flush()  # Python's own, at its end, would give another exit code.
+        return code
     except BrokenPipeError as error:
         if works:
             return _report_error(error, debug)

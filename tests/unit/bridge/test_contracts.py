@@ -224,8 +224,19 @@ def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
     own |= {"batch_plan", "packing", "_mean_loss", "_loader", "_sum_over_tokens", "_keep_aux_loss"}
     own |= {"_stream", "_stream_loader"}
     own |= {"_faults", "_guard", "_halvings", "_step", "_watchdog", "_begin_step", "_end_step", "_take_batches"}
-    own |= {"_pass_through", "_halve_or_raise", "_memory_message", "_fault", "_dump_rows", "_row_loss", "_origins"}
-    own |= {"save_before_step", "_spikes", "_leaps"}
+    own |= {"_pass_through", "_halve_or_raise", "evaluating", "_fault", "_dump_rows", "_row_loss", "_origins"}
+    own |= {
+        "save_before_step",
+        "_spikes",
+        "_leaps",
+        "skipped_steps",
+        "_where",
+        "_ways",
+        "_judges_state",
+        "_load_judges",
+    }
+    own |= {"save_what_was_made", "save_between_steps", "undo_evaluation", "repeatable", "_before_evaluation"}
+    own |= {"_keep_steps", "_told_at_once", "_judges_state", "_load_judges"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
     assert all(hasattr(ours, name) for name in own)
