@@ -467,3 +467,34 @@ def test_no_row_is_more_than_an_error_with_its_place(listed, columns, split):
             (message.get("reasoning_content", ""), told.reasoning),
         ):
             assert all(0 <= found.start < found.end <= len(text) for found in ranges)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["system", "user", "human", "assistant", "gpt", "tool", "stranger", "function_call", "", None]
+            ),
+            st.sampled_from(["a", "", " \t\u2003", "<think>b</think>c", "{}", None, 3]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_plain_messages_are_read_as_all_others_are(listed, splits):
+    """They go a shorter way, which messages with an empty key more do not."""
+
+    def outcome(empty):
+        messages = [
+            {"from" if is_other else "role": role, "value" if is_other else "content": text, **empty}
+            for role, text, is_other in listed
+        ]
+        try:
+            return made(messages, split_thinking=splits)
+        except DataError as error:
+            return str(error)
+
+    assert outcome({}) == outcome({"name": None})

@@ -12,12 +12,10 @@ from dumbo.chat.rendering import REASONING, Rendered
 from dumbo.chat.traced import REWRITTEN
 from dumbo.chat.turns import Turn, UnprovenTurnError, left_out_error
 from dumbo.data.masking import Span, join_spans, subtract_spans
-from dumbo.data.records import CharRange, Conversation, MessageTraining
+from dumbo.data.records import SILENT, CharRange, Conversation, MessageTraining
 
 EndMode = Literal["turn", "all", "last", "none"]
 HiddenThinking = Literal["mask", "train", "error"]
-
-_SILENT = MessageTraining()
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def select(
     dropped: list[Span] = []
     trained: list[int] = []
     for index, turn in enumerate(turns):
-        training = conversation.training[index] if conversation.training else _SILENT
+        training = conversation.training[index] if conversation.training else SILENT
         by_role = parts.whole_text or conversation.messages[index]["role"] in parts.roles
         whole = by_role if training.train is None else training.train
         is_trained = _trains(training, whole)

@@ -62,6 +62,10 @@ class MessageTraining:
     reasoning: tuple[CharRange, ...] = ()
 
 
+SILENT = MessageTraining()
+"""Of a message about which the row says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages of several roles, and the tools that their assistant may call."""

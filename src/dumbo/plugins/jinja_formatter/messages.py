@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.json_text import read_json
-from dumbo.data.records import Conversation, Message, MessageTraining, Row
+from dumbo.data.records import SILENT, Conversation, Message, Row
 from dumbo.data.row_values import (
     is_present,
     kind_of,
@@ -53,8 +53,8 @@ class Messages:
                 raise row.origin.error("no message is left", "all are of the role 'system', and drop_system_message")
         system = self._system(row, messages)
         if system:
-            messages, training = [{"role": "system", "content": system}, *messages], [MessageTraining(), *training]
-        told = tuple(training) if any(told != MessageTraining() for told in training) else ()
+            messages, training = [{"role": "system", "content": system}, *messages], [SILENT, *training]
+        told = tuple(training) if any(told is not SILENT and told != SILENT for told in training) else ()
         return Conversation(tuple(messages), row.origin, self._tools(row), told)
 
     def _listed(self, row: Row) -> list[Any] | tuple[Any, ...]:
