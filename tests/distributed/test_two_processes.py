@@ -113,7 +113,7 @@ def test_a_bad_row_in_a_stream_stops_both_after_the_same_step_and_keeps_the_weig
     result = torchrun(write(tmp_path / "two", model_folder, rows, changes))
     assert result.returncode != 0
     assert "rows.jsonl:311: " in result.stderr and "stopped after step 38 of 500" in result.stdout
-    assert (tmp_path / "two" / "out" / "checkpoints" / "step-000038" / "model.safetensors").exists()
+    assert (tmp_path / "two" / "out" / "checkpoints" / "stopped-000038" / "model.safetensors").exists()
 
 
 def assert_same_training(alone, folder):
