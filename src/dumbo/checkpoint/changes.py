@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from dumbo.errors import ConfigError, KeyPath, Problem, dotted
+from dumbo.errors import ConfigError, KeyPath, Place, Problem, dotted
 from dumbo.redact import REDACTED
 
 
@@ -141,8 +141,12 @@ def _keys(tree: Any, path: KeyPath = ()) -> Iterator[str]:
 
 
 def _unknown(name: str, keys: Collection[str], changes: Mapping[KeyPath, Any]) -> Problem:
-    near = difflib.get_close_matches(name, keys, n=1) or [key for key in sorted(keys) if key.endswith(f".{name}")][:1]
+    # The whole key, or its last word alone, as people shorten it.
+    last = {key.rpartition(".")[2]: key for key in sorted(keys, reverse=True)}
+    near = difflib.get_close_matches(name, keys, n=1)
+    near = near or [last[word] for word in difflib.get_close_matches(name, last, n=1, cutoff=0.8)]
     hints = [f"did you mean '{near[0]}'?"] if near else []
     if changes:
         hints.append(f"changed are {', '.join(map(dotted, changes))}")
-    return Problem(f"--allow-change {name}: there is no such key", hints=tuple(hints))
+    place = Place("command line")
+    return Problem(f"--allow-change {name}: there is no such key", place=place, hints=tuple(hints))

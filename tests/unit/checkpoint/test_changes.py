@@ -97,11 +97,13 @@ def test_allowed_and_not_changed():
         ("trainer.arguments.learning_rat", "trainer.arguments.learning_rate"),
         ("seed", "trainer.seed"),
         ("batch_size", "trainer.arguments.batch_size"),
+        ("learning_rat", "trainer.arguments.learning_rate"),
     ],
 )
 def test_allowed_and_unknown(name, near):
     with pytest.raises(ConfigError, match=f"--allow-change {name}: there is no such key") as raised:
         check_changes(CONFIG, changed(), [name])
+    assert str(raised.value).startswith("command line: ")
     assert f"did you mean '{near}'?" in str(raised.value)
     with pytest.raises(ConfigError, match="changed are trainer.arguments.logging_steps"):
         check_changes(CONFIG, changed(trainer__arguments__logging_steps=9), [name])
