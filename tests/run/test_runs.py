@@ -40,6 +40,8 @@ class EndsPlugin(BasePlugin):
                 elif config.trainer.seed == 4 and state.global_step == 3:
                     print("here", flush=True)
                     time.sleep(60)
+                elif config.trainer.seed == 5:
+                    state.max_steps = "many"
         return [End()]
 '''
 
@@ -106,30 +108,14 @@ def test_a_run_that_failed_says_with_what(tmp_path, model_folder, rows_file, cap
     assert error.startswith(f"{tmp_path / 'out'}: plugin 'ends' failed during training: ValueError: no more than this")
 
 
-def test_an_error_that_nobody_foresaw_is_kept_too(tmp_path, model_folder, rows_file, capsys, monkeypatch):
-    """No plugin's: the traceback is shown, and the run says what it was."""
-
-    def fail(self, *values, **names):
-        raise LookupError("nobody thought of this")
-
-    monkeypatch.setattr("dumbo.bridge.trainer.DumboTrainer.get_batch_samples", fail)
-    file = write(
-        tmp_path,
-        model_folder,
-        rows_file,
-        9,
-        **{"trainer.arguments.eval_on_start": True}
-        | {
-            "trainer.data.val_set_size": 2,
-            "trainer.arguments.eval_strategy": "steps",
-            "trainer.arguments.eval_steps": 2,
-        },
-    )
-    assert main(["train", str(file)]) == 1
+def test_an_error_that_nobody_foresaw_is_kept_too(tmp_path, model_folder, rows_file, capsys):
+    """A plugin has spoilt what the trainer goes by, which fails later and far from it: the traceback is shown, and the
+    run says what it was."""
+    assert main(["train", str(write(tmp_path, model_folder, rows_file, seed=5))]) == 1
     assert "Traceback" in capsys.readouterr().err
     [run] = listed(capsys, tmp_path / "out")
-    assert (run["state"], run["steps"]) == ("failed", 0)
-    assert run["error"].startswith("LookupError: nobody thought of this")
+    assert (run["state"], run["checkpoints"]) == ("failed", [1, 2])
+    assert run["error"].startswith("TypeError: '>=' not supported between instances of 'int' and 'str'")
     assert run["owner"] is None
 
 

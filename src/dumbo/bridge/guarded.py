@@ -225,7 +225,8 @@ class GuardedTrainer(ResumableTrainer):
         """An evaluation is made; one that fails stays noted, for the message. `evaluated` is its batch at the moment,
         None while plugins evaluate."""
         self._is_evaluating = True
-        yield
+        with super().evaluating():
+            yield
         self._is_evaluating = False
 
     def _where(self) -> str:

@@ -110,7 +110,7 @@ class ResumableTrainer(Trainer):
             raise StoppedInEvaluation
 
     @contextlib.contextmanager
-    def repeatable(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """Around an evaluation, which may draw random numbers."""
         self._before_evaluation = random_states()
         yield

@@ -251,7 +251,7 @@ class DumboTrainer(GuardedTrainer):
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
         unpacked = self.packing.switched_off() if self.packing else contextlib.nullcontext()
-        with self.repeatable(), unpacked, self.evaluating():
+        with unpacked, self.evaluating():
             metrics = {f"{metric_key_prefix}_loss": self._mean_loss(dataset)}
             for evaluate in self._job.evaluators:
                 self.stop_if_asked()

@@ -235,7 +235,7 @@ def test_names_of_ours_do_not_meet_those_of_transformers(tmp_path):
         "_judges_state",
         "_load_judges",
     }
-    own |= {"save_what_was_made", "save_between_steps", "undo_evaluation", "repeatable", "_before_evaluation"}
+    own |= {"save_what_was_made", "save_between_steps", "undo_evaluation", "_before_evaluation"}
     own |= {"_keep_steps", "_told_at_once", "_judges_state", "_load_judges"}
     own |= {"train_to_end", "save"}
     ours = build_trainer(tmp_path, tiny_llama(), random_rows(2)).trainer
