@@ -82,17 +82,33 @@ def test_long_rows_are_the_same_in_batches(kind, options):
     check(jinja(tokenizer_of(kind), **options), list(rows(24)))
 
 
-def test_forms_are_used(monkeypatch):
-    build = chat(tokenizer_of("byte_level"))
+def long_way_of(build, records, monkeypatch):
+    """The records that are made without a form."""
     seen, long_way = [], build.try_prepare
     monkeypatch.setattr(build, "try_prepare", lambda record: seen.append(record) or long_way(record))
-    list(build.encode_batches([list(rows(600))]))
+    list(build.encode_batches([records]))
+    return seen
+
+
+def test_forms_are_used(monkeypatch):
+    seen = long_way_of(chat(tokenizer_of("byte_level")), list(rows(600)), monkeypatch)
     assert 4 < len(seen) < 40  # The first of each kind, and some that are compared.
+
+
+@pytest.mark.parametrize(("template", "is_usual"), [("chatml", True), ("qwen3", False)])
+def test_thoughts_have_forms_where_the_template_writes_them_as_any_text(template, is_usual, monkeypatch):
+    build = chat(tokenizer_of("byte_level"), chat_template=template)
+    thinking = [talk(("user", "How?"), ("assistant", f"<think>so {row}</think>\n\nthus")) for row in range(100)]
+    check(build, thinking)
+    assert (len(long_way_of(build, thinking, monkeypatch)) < 10) == is_usual
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", " ", "<|im_end|>", "a<|im_start|>b", "\ud800", "<think>x</think>y", "x\n", "\n x", "</s>", "é<|im_end|>"],
+    [
+        *("", " ", "<|im_end|>", "a<|im_start|>b", "\ud800", "x\n", "\n x", "</s>", "é<|im_end|>"),
+        *("<think>x</think>y", "<think>", "x</think>", "<reasoning>x", "a <think> b</think><think>", "</think>\n"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
 def test_odd_contents_among_others_are_the_same_in_batches(kind, content):

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 _MOST_MESSAGES = 50_000
 """Of all kinds of conversations that are kept; where they are reached it begins anew: some 30 MB."""
 _THOUGHT_MARKS = frozenset({"think>", "reasoning>"})
-"""How every tag of a thought ends: of a content that has one, it is not only the content that matters."""
+"""How every tag of a thought ends: of a content that has one, it is often not only the content that matters."""
+_THOUGHT = "<think>thought</think>text"
 _MADE_UP = Origin("a made-up conversation", 1)
 
 _Flags = tuple[bool | None, ...]
 _Kind = tuple[tuple[str, ...], _Flags]
+_Place = tuple[int, int, int, int]
+"""Where a span begins and ends: a part, and how many characters behind its beginning, twice."""
 
 
 class Filled(NamedTuple):
@@ -48,8 +51,8 @@ class Form:
     holes: tuple[tuple[int, int, bool, bool], ...]
     """For each content that is written: its place in `parts`, its message, and whether whitespace is stripped left and
     right."""
-    spans: tuple[tuple[int, int, int, int], ...]
-    """Where each span begins and ends: a part, and how many characters behind its beginning, twice."""
+    spans: tuple[_Place, ...]
+    """What is trained."""
     counts: Mapping[str, int]
     lacks: tuple[str, ...]
     no_left: str
@@ -115,11 +118,37 @@ class Forms:
         self._num_messages += len(kind[0])
 
     def _make(self, roles: tuple[str, ...], flags: _Flags) -> Form | None:
-        """The form of conversations with these roles, found by the long way with a made-up one."""
+        """The form of conversations with these roles, found with made-up ones. Contents with thoughts have the same
+        where the template treats them as any text: then all of them is written, whatever their tags are."""
         outline = self._outline(roles)
         if outline is None:
             return None
-        messages = tuple({"role": role, CONTENT: f"text{index}"} for index, role in enumerate(roles))
+        plain = self._made_up(outline, roles, flags, "text")
+        if plain is None:
+            return None
+        spans, counts = plain
+        minds_thoughts = any(text in _THOUGHT for text in outline.lacks)
+        minds_thoughts = minds_thoughts or self._made_up(outline, roles, flags, _THOUGHT) != plain
+        return Form(
+            parts=tuple(part.text for part in outline.parts),
+            holes=tuple(
+                (place, part.message, part.strips_left, part.strips_right)
+                for place, part in enumerate(outline.parts)
+                if part.message is not None
+            ),
+            spans=tuple(spans),
+            counts=counts,
+            lacks=tuple(outline.lacks | (_THOUGHT_MARKS if minds_thoughts else frozenset())),
+            no_left="".join(outline.no_left),
+            no_right="".join(outline.no_right),
+        )
+
+    def _made_up(
+        self, outline: Outline, roles: tuple[str, ...], flags: _Flags, text: str
+    ) -> tuple[list[_Place], Mapping[str, int]] | None:
+        """What is trained of messages whose contents begin with `text`, found by the long way, and what is counted on
+        it; None where that depends on more than where the contents stand."""
+        messages = tuple({"role": role, CONTENT: f"{text}{index}"} for index, role in enumerate(roles))
         training = tuple(MessageTraining(flag) for flag in flags)
         try:
             prepared = self._prepare(Conversation(messages, _MADE_UP, (), training))
@@ -132,25 +161,13 @@ class Forms:
         pieces = [(piece.start, piece.end, piece.field.message, piece.offset) for piece in prepared.rendered.pieces]
         if prepared.rendered.text != "".join(parts) or pieces != expected or prepared.rendered.headers or not written:
             return None
-        spans: list[tuple[int, int, int, int]] = []
+        spans: list[_Place] = []
         for span in prepared.selection.spans:
             first, last = (bisect_right(starts, edge) - 1 for edge in span)
             spans.append((first, span[0] - starts[first], last, span[1] - starts[last]))
             if (first in written and spans[-1][1]) or (last in written and spans[-1][3]):
                 return None  # Within a content: it would be another place in each.
-        return Form(
-            parts=tuple(part.text for part in outline.parts),
-            holes=tuple(
-                (place, part.message, part.strips_left, part.strips_right)
-                for place, part in enumerate(outline.parts)
-                if part.message is not None
-            ),
-            spans=tuple(spans),
-            counts=prepared.selection.counts,
-            lacks=tuple(outline.lacks | _THOUGHT_MARKS),
-            no_left="".join(outline.no_left),
-            no_right="".join(outline.no_right),
-        )
+        return spans, prepared.selection.counts
 
 
 def _read(record: Record) -> tuple[tuple[str, ...], _Flags, list[str]] | None:

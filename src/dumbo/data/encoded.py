@@ -83,7 +83,7 @@ def trained_tokens(example: Example) -> tuple[NDArray[np.int32], NDArray[np.bool
 
     ids, labels = np.asarray(example.input_ids, np.int32), np.asarray(example.labels, np.int32)
     trained = labels != IGNORED
-    if not np.array_equal(labels[trained], ids[trained]):
+    if (labels[trained] != ids[trained]).any():
         message = "a label is another token than the one at its place"
         raise example.origin.error(message, f"a label is the token itself where it is trained, else {IGNORED}")
     return ids, trained

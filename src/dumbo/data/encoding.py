@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_CHARACTER = 8
 """Tokens that may be one character before each is shown as it is."""
 _FIRST_CHECKED = 32
-_CHECKED_EVERY = 256
+_CHECKED_EVERY = 512
 """Texts that are encoded as a whole, too: cutting them is proven, and this would show an error in the proof."""
 
 
