@@ -1,64 +1,91 @@
-"""The output head of any causal language model: what it multiplies with, and a way to compute in its place."""
+"""The output head of any causal language model, which can be made to leave its logits to the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dumbo.bridge.lazy_logits import LazyLogits
+from dumbo.kernels.linear_logits import LinearLogits
+
+_Parts = Callable[[], tuple[Tensor, Tensor | None]]
+"""Weight and bias of a linear layer as they are when it is called."""
 
 
 class HeadError(Exception):
     """The model's head is not one matrix; the text says what it is instead."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """logits = finish(hidden @ weight.T + bias), where `finish` multiplies by `scale`, then caps softly."""
-
-    weight: Tensor
-    """[vocabulary, hidden]"""
-    bias: Tensor | None
-    scale: float
-    softcap: float | None
-
-    def finish(self, logits: Tensor) -> Tensor:
-        """What the model does to its logits after the head."""
-        scaled = logits * self.scale
-        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
-
-
-def head_parts(model: Any) -> Head:
-    """The head of `model`, below any wrappers of PEFT and DDP.
+@contextmanager
+def leaving_logits(model: Any) -> Iterator[None]:
+    """Within, the head of `model`, below any wrappers of PEFT and DDP, returns `LazyLogits` where the model calls it:
+    under its autocast, inside its DDP.
 
     Raises:
-        HeadError: it is no single linear layer, or has an adapter of its own.
+        HeadError: the head is no single linear layer, with or without a low-rank update.
     """
-    module = _head_module(model)
-    config = _plain(model).config.get_text_config()
-    weight, bias = _matrix(module)
-    softcap = getattr(config, "final_logit_softcapping", None)
-    scale = 1.0 / (getattr(config, "logits_scaling", None) or 1.0) * (getattr(config, "logit_scale", None) or 1.0)
-    if bias is not None and scale != 1.0:
-        raise HeadError("the model scales its logits, and its head has a bias")
-    return Head(weight, bias, scale, softcap)
+    with ExitStack() as stack:
+        for module, parts in _linear_layers(_head_module(model)):
+            if "forward" in vars(module):
+                raise HeadError("what the output head computes was replaced already")
+            module.forward = _forward(parts)
+            stack.callback(delattr, module, "forward")  # the instance's; the class has its own
+        yield
 
 
-@contextmanager
-def computing_in_head(model: Any, function: Callable[[Tensor, Head], Tensor]) -> Iterator[Head]:
-    """Within, the head of `model` calls `function(hidden, head)` instead of multiplying, wherever the model calls it:
-    under its autocast, inside its DDP. The model returns what the function does in place of logits."""
-    module, head = _head_module(model), head_parts(model)
-    if "forward" in vars(module):
-        raise HeadError("what the output head computes was replaced already")
-    module.forward = lambda hidden: function(hidden, head_parts(model))
-    try:
-        yield head
-    finally:
-        del module.forward  # the instance's; the class has its own
+class HeadShape(NamedTuple):
+    """What a head is made of."""
+
+    size: int
+    """Tokens of the vocabulary."""
+    has_update: bool
+    """Whether something of low rank is added to its matrix."""
+
+
+def head_shape(model: Any) -> HeadShape:
+    """What the head of `model` is made of.
+
+    Raises:
+        HeadError: as `leaving_logits`.
+    """
+    [(_, parts), *updates] = _linear_layers(_head_module(model))
+    return HeadShape(int(parts()[0].shape[0]), bool(updates))
+
+
+def keep_eager(model: Any) -> None:
+    """Of a compiled model, leave alone what handles `LazyLogits`: its outer layers. All layers below are compiled."""
+    if not _is_compiled(model):
+        return
+    module = _plain(model)
+    while module is not None:
+        if "forward" not in vars(module) or not hasattr(module.forward, "_torchdynamo_disable"):
+            module.forward = torch.compiler.disable(module.forward, recursive=False)  # type: ignore[no-untyped-call]
+        module = module.get_base_model() if hasattr(module, "get_base_model") else None  # below PEFT's wrapper
+
+
+def _is_compiled(model: Any) -> bool:
+    while model is not None:
+        if hasattr(model, "_orig_mod"):
+            return True
+        model = vars(model)["_modules"].get("module")
+    return False
+
+
+def _forward(parts: _Parts) -> Callable[[Tensor], LazyLogits]:
+    def forward(hidden: Tensor) -> LazyLogits:
+        weight, bias = parts()
+        device, dtype = hidden.device.type, None
+        if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+        return LazyLogits.of(LinearLogits((hidden,), (weight,), bias, dtype=dtype))
+
+    # A compiler leaves it alone: what comes out is nothing that it knows.
+    left_alone: Callable[[Tensor], LazyLogits] = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+    return left_alone
 
 
 def _plain(model: Any) -> Any:
@@ -74,14 +101,23 @@ def _head_module(model: Any) -> Any:
     return head
 
 
-def _matrix(module: Any) -> tuple[Tensor, Tensor | None]:
+def _linear_layers(module: Any) -> list[tuple[Any, _Parts]]:
+    """The layers whose results are added up to the logits."""
     if hasattr(module, "token_adapter"):  # PEFT: some rows of its own
         layer = module.token_adapter
-        return layer.get_merged_weights(layer.active_adapters), getattr(layer.base_layer, "bias", None)
+        return [(layer, lambda: (layer.get_merged_weights(layer.active_adapters), layer.base_layer.bias))]
     if hasattr(module, "modules_to_save"):  # PEFT: a copy that is trained
         module = module.modules_to_save[module.active_adapters[0]]
+    if hasattr(module, "lora_B"):
+        updates = [module.lora_B[name] for name in module.active_adapters if name in module.lora_B]
+        return [_linear_layer(layer) for layer in (module.base_layer, *updates)]
     if hasattr(module, "base_layer"):
-        raise HeadError("the output head has an adapter of its own")
-    if type(module) is not nn.Linear:
+        raise HeadError("the output head has an adapter that is not a low-rank update")
+    return [_linear_layer(module)]
+
+
+def _linear_layer(module: Any) -> tuple[Any, _Parts]:
+    # FSDP makes a class of its own of each module's.
+    if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise HeadError(f"the output head is a {type(module).__name__}, not one linear layer")
-    return module.weight, module.bias
+    return module, lambda: (module.weight, module.bias)

@@ -21,13 +21,15 @@ from dumbo.bridge.guarded import GuardedTrainer
 from dumbo.bridge.packing import Packing
 from dumbo.bridge.requests import Stop
 from dumbo.bridge.stream_loader import StreamLoader
+from dumbo.bridge.token_loss import TokenLoss
 from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan, plan_run
 from dumbo.data.sequences import single_rows
 from dumbo.data.streaming import Stream
 from dumbo.errors import DumboError, Interrupted, PluginError, TrainingStopped
-from dumbo.job import Batch, Job, TrainResult
-from dumbo.losses.token import count_supervised, next_token_cross_entropy
+from dumbo.job import Batch, Job, Loss, TrainResult
+from dumbo.kernels.linear_cross_entropy import LossOptions
+from dumbo.losses.token import count_supervised
 from dumbo.metrics import logged_path
 
 
@@ -77,6 +79,8 @@ class DumboTrainer(GuardedTrainer):
         self.packing: Packing | None = None
         """What keeps packed rows apart; off in evaluation, which pads."""
         ours = job.config.trainer.arguments
+        own = TokenLoss(LossOptions(label_smoothing=ours.label_smoothing_factor), job.console.say)
+        self._loss: Loss = job.loss or own
         keeping = []
         if ours.load_best_model_at_end:
             folder, last = job.output_dir / "checkpoints", lambda: self.checkpoints.folder.last_step
@@ -223,21 +227,16 @@ class DumboTrainer(GuardedTrainer):
     ) -> Tensor:
         """This rank's share of the step's loss, times the number of ranks, over which gradients are averaged."""
         assert isinstance(num_items_in_batch, Tensor) and not return_outputs
-        smoothing = self._job.config.trainer.arguments.label_smoothing_factor
-        share = self._sum_over_tokens(model, inputs, num_items_in_batch, smoothing)
+        share = self._sum_over_tokens(model, inputs, num_items_in_batch)
         loss: Tensor = share * self.args.world_size
         if self._aux_loss is not None:
             coefficient = getattr(self.accelerator.unwrap_model(model).config, "router_aux_loss_coef", 1.0)
             loss = loss + coefficient * self._aux_loss / self.current_gradient_accumulation_steps
         return loss
 
-    def _sum_over_tokens(self, model: nn.Module, batch: Batch, num_items: Tensor, smoothing: float) -> Tensor:
+    def _sum_over_tokens(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         self._aux_loss = None
-        if self._job.loss is not None:
-            return self._job.loss(model, batch, num_items)
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        total: Tensor = next_token_cross_entropy(model(**inputs).logits, batch["labels"], smoothing)
-        return total / num_items
+        return self._loss(model, batch, num_items)
 
     def _keep_aux_loss(self, module: nn.Module, inputs: Any, output: Any) -> None:
         # A model that was given labels has added its auxiliary loss to the loss that it returns.
@@ -277,7 +276,7 @@ class DumboTrainer(GuardedTrainer):
                 self.stop_if_asked()
                 self.evaluated = batch
                 batch = self._prepare_inputs(batch)
-                total[0] += self._sum_over_tokens(model, batch, one, smoothing=0.0)
+                total[0] += self._sum_over_tokens(model, batch, one)
                 total[1] += count_supervised(batch["labels"])
         model.train()
         self.evaluated = None

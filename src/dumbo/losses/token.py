@@ -23,12 +23,17 @@ def next_token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smooth
     Returns:
         Scalar in nats, 0 with a gradient of 0 where nothing is supervised.
     """
-    targets_BT = F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+    targets_BT = next_targets(labels_BT)
     supervised_BT = targets_BT != IGNORED
     precision = torch.promote_types(logits_BTV.dtype, torch.float32)
     # Only supervised rows are copied and cast: prompts and padding cost no float32 logits.
     logits_NV, targets_N = logits_BTV[supervised_BT].to(precision), targets_BT[supervised_BT]
     return F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=label_smoothing)
+
+
+def next_targets(labels_BT: Tensor) -> Tensor:  # noqa: N803
+    """[sequences, tokens]: at each position the label of the next one, -100 at the last."""
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
 
 
 def count_supervised(labels_BT: Tensor) -> Tensor:  # noqa: N803

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-from dumbo.bridge.head import HeadError, head_parts
+from dumbo.bridge.head import HeadError, head_shape
 from dumbo.errors import ConfigError, Problem
 from dumbo.plugins.liger.plugin import KERNELS, LigerOptions
 
@@ -56,7 +56,8 @@ def apply_kernels(model: Any, options: LigerOptions, say: Callable[[str], None])
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # below PEFT's wrapper
     if options.fused_linear_cross_entropy:
         try:
-            head_parts(model)
+            if head_shape(model).has_update:
+                raise HeadError("the output head has an adapter of its own")
         except HeadError as error:
             key = "model.liger.fused_linear_cross_entropy"
             raise ConfigError.at(key, str(error), "set cross_entropy: true instead") from error

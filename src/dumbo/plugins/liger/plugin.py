@@ -74,7 +74,7 @@ class LigerPlugin(BasePlugin):
         """Return the loss that the options name; without any, the one that every run has."""
         from dumbo.plugins.liger.loss import build_loss
 
-        return build_loss(self.options, config.trainer.arguments.label_smoothing_factor)
+        return build_loss(self.options, config.trainer.arguments.label_smoothing_factor, self.services.say)
 
 
 def _option_problems(options: LigerOptions, config: RunConfig, has_seat: bool) -> Iterator[Problem]:

@@ -1,0 +1,314 @@
+"""Logits that a model passes on and nobody has computed: what is done to them is noted, for a loss that needs none.
+
+A model's head returns them, and the model goes on with them as with any tensor. Views of tokens, scaling, capping and
+casts are noted. Whatever else is asked of them has their values, which are then computed as the head would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
+
+from dumbo.kernels.linear_cross_entropy import LossOptions, linear_cross_entropy
+from dumbo.kernels.linear_logits import LinearLogits, Step
+
+
+class LazyLogits(Tensor):
+    """[..., vocabulary], of which only shape, type and device are there, until values are asked for."""
+
+    linear: LinearLogits
+    """What would make them."""
+    reason: str | None
+    """What needed their values; None as long as nothing did."""
+    _made: Tensor | None
+
+    @staticmethod
+    def of(linear: LinearLogits) -> LazyLogits:
+        """The logits that `linear` makes, as a result that leads to its tensors for who follows the graph."""
+        made: LazyLogits = _Carried.apply(linear, *linear.tensors)  # type: ignore[no-untyped-call]
+        return made
+
+    def values_of(self, reason: str) -> Tensor:
+        """The logits themselves."""
+        if self._made is None:
+            self.reason = reason
+            self._made = self.linear.materialise()
+        return self._made
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What is done with them is noted, or has their values."""
+        kwargs = kwargs or {}
+        if func in _FACTS:
+            with DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        handle = _NOTED.get(func)
+        if handle is not None and all(lazy.reason is None for lazy in _lazy(args)):
+            result = handle(*args, **kwargs)
+            if result is not None:
+                return result
+        name = getattr(func, "__name__", str(func))
+        return func(*_with_values(args, name), **_with_values(kwargs, name))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """For what takes no notice of Python's seams; gradients come back through `_Carried`."""
+
+        def plain(value: Any) -> Any:
+            return value.linear.materialise().detach() if isinstance(value, LazyLogits) else value
+
+        return func(*map(plain, args), **{name: plain(value) for name, value in (kwargs or {}).items()})
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        """Without the values."""
+        with DisableTorchFunctionSubclass():
+            return f"LazyLogits({list(self.shape)}, steps={[step.kind for step in self.linear.steps]})"
+
+
+class _Carried(torch.autograd.Function):
+    """Makes the wrapper a result of the tensors that it stands for: DDP follows the graph from what a model returns."""
+
+    @staticmethod
+    def forward(ctx: Any, linear: LinearLogits, *tensors: Tensor) -> LazyLogits:
+        shape = (*linear.hidden[0].shape[:-1], linear.size)
+        device, dtype = linear.hidden[0].device, linear.result_dtype
+        made: LazyLogits = torch.Tensor._make_wrapper_subclass(LazyLogits, shape, dtype=dtype, device=device)
+        made.linear, made.reason, made._made = linear, None, None
+        ctx.linear = linear.replaced(())
+        ctx.save_for_backward(*tensors)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        with torch.enable_grad():
+            values = ctx.linear.replaced(tensors).materialise()
+        return None, *torch.autograd.grad(values, tensors, upstream)
+
+
+def _lazy(args: Sequence[Any]) -> list[LazyLogits]:
+    return [value for value in args if isinstance(value, LazyLogits)]
+
+
+def _with_values(value: Any, reason: str) -> Any:
+    if isinstance(value, LazyLogits):
+        return value.values_of(reason)
+    if type(value) in (list, tuple):
+        return type(value)(_with_values(item, reason) for item in value)
+    if type(value) is dict:
+        return {name: _with_values(item, reason) for name, item in value.items()}
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    is_constant = isinstance(value, Tensor) and not isinstance(value, LazyLogits) and not value.requires_grad
+    return float(value) if is_constant and value.numel() == 1 else None
+
+
+def _step(logits: LazyLogits, step: Step) -> LazyLogits:
+    return LazyLogits.of(replace(logits.linear, steps=(*logits.linear.steps, step)))
+
+
+def _scale(one: Any, other: Any, **named: Any) -> LazyLogits | None:
+    logits, by = (one, other) if isinstance(one, LazyLogits) else (other, one)
+    factor = _number(by)
+    return None if factor is None or named else _step(logits, Step("scale", factor))
+
+
+def _divide(logits: Any, by: Any, **named: Any) -> LazyLogits | None:
+    divisor = _number(by) if isinstance(logits, LazyLogits) else None
+    return None if not divisor or named else _step(logits, Step("scale", 1 / divisor))
+
+
+def _in_place(handle: Callable[..., LazyLogits | None]) -> Callable[..., LazyLogits | None]:
+    def change(logits: Any, *args: Any, **named: Any) -> LazyLogits | None:
+        found = handle(logits, *args, **named) if isinstance(logits, LazyLogits) else None
+        if found is None:
+            return None
+        logits.linear = found.linear
+        return logits  # type: ignore[no-any-return]
+
+    return change
+
+
+def _tanh(logits: LazyLogits) -> LazyLogits:
+    return _step(logits, Step("tanh"))
+
+
+def _add(one: Any, other: Any, **named: Any) -> LazyLogits | None:
+    """A head and a low-rank update of it: the scale of the update goes into its hidden states."""
+    if named or not (isinstance(one, LazyLogits) and isinstance(other, LazyLogits)):
+        return None
+    head, update = one.linear, other.linear
+    is_scaled = all(step.kind == "scale" for step in update.steps)
+    if head.steps or not is_scaled or update.bias is not None or head.result_dtype != update.result_dtype:
+        return None
+    factor = prod(step.value for step in update.steps)
+    hidden = [state * factor if factor != 1.0 else state for state in update.hidden]
+    dtype = head.result_dtype
+    return LazyLogits.of(
+        replace(head, hidden=(*head.hidden, *hidden), weights=(*head.weights, *update.weights), dtype=dtype)
+    )
+
+
+def _to(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits | None:
+    dtype = logits.linear.result_dtype
+    for value in (*args, *named.values()):
+        if isinstance(value, LazyLogits):
+            dtype = value.linear.result_dtype
+        elif isinstance(value, Tensor):
+            dtype = value.dtype
+        elif isinstance(value, torch.dtype):
+            dtype = value
+        elif isinstance(value, str | torch.device):
+            if torch.device(value).type != logits.device.type:
+                return None
+        elif not isinstance(value, bool) and value is not None:
+            return None
+    return _cast(logits, dtype)
+
+
+def _cast(logits: LazyLogits, dtype: torch.dtype) -> LazyLogits | None:
+    if not dtype.is_floating_point:
+        return None
+    return logits if dtype == logits.linear.result_dtype else _step(logits, Step("cast", dtype))
+
+
+def _same(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits:
+    return LazyLogits.of(logits.linear)
+
+
+def _detach(logits: LazyLogits) -> LazyLogits:
+    linear = logits.linear
+    return LazyLogits.of(linear.replaced([tensor.detach() for tensor in linear.tensors]))
+
+
+def _with_hidden(logits: LazyLogits, change: Callable[[Tensor], Tensor]) -> LazyLogits:
+    hidden = tuple(change(state) for state in logits.linear.hidden)
+    return LazyLogits.of(replace(logits.linear, hidden=hidden))
+
+
+def _view(logits: LazyLogits, *shape: Any, **named: Any) -> LazyLogits | None:
+    if len(shape) == 1 and not isinstance(shape[0], int):
+        shape = tuple(shape[0].shape) if isinstance(shape[0], Tensor) else tuple(shape[0])
+    if named or not shape or not all(isinstance(length, int) for length in shape):
+        return None
+    size, last = logits.linear.size, shape[-1]
+    if last == -1 and logits.numel() and prod(shape[:-1]) * size != logits.numel():
+        return None
+    if last not in (size, -1):
+        return None
+    return _with_hidden(logits, lambda state: state.reshape(*shape[:-1], state.shape[-1]))
+
+
+def _flatten(logits: LazyLogits, start_dim: int = 0, end_dim: int = -1) -> LazyLogits | None:
+    first, last = start_dim % logits.dim(), end_dim % logits.dim()
+    return None if last == logits.dim() - 1 else _with_hidden(logits, lambda state: state.flatten(first, last))
+
+
+def _squeeze(logits: LazyLogits, dim: Any = None) -> LazyLogits | None:
+    if not isinstance(dim, int) or dim % logits.dim() == logits.dim() - 1:
+        return None
+    return _with_hidden(logits, lambda state: state.squeeze(dim % logits.dim()))
+
+
+def _index(logits: LazyLogits, index: Any) -> LazyLogits | None:
+    """Of some tokens all logits, or of all tokens the first logits."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(part is None for part in parts):
+        return None
+    used = sum(part.dim() if _is_mask(part) else part is not Ellipsis for part in parts)
+    if used > logits.dim():
+        return None
+    reaches_last = used == logits.dim() or (parts[-1] is not Ellipsis and any(part is Ellipsis for part in parts))
+    linear = logits.linear
+    if reaches_last:
+        last = parts[-1]
+        if not isinstance(last, slice) or last.start not in (None, 0) or last.step not in (None, 1):
+            return None
+        size = len(range(linear.size)[last])
+        if size < linear.size:
+            bias = None if linear.bias is None else linear.bias[:size]
+            linear = replace(linear, weights=tuple(weight[:size] for weight in linear.weights), bias=bias)
+        parts = (*parts[:-1], slice(None))
+    return LazyLogits.of(replace(linear, hidden=tuple(state[parts] for state in linear.hidden)))
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dtype == torch.bool
+
+
+def _cross_entropy(
+    logits: Any,
+    target: Tensor,
+    weight: Any = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor | None:
+    """As PyTorch's, for sums and means over tokens: for models that compute their own loss."""
+    old = weight is not None or size_average is not None or reduce is not None
+    if not isinstance(logits, LazyLogits) or old or reduction not in ("sum", "mean") or logits.dim() != 2:
+        return None
+    if target.is_floating_point() or target.dim() != 1:
+        return None
+    kept = target != ignore_index
+    total = linear_cross_entropy(logits.linear.rows(kept), target[kept], LossOptions(label_smoothing)).total
+    total = total.to(torch.promote_types(logits.linear.result_dtype, total.dtype))
+    return total if reduction == "sum" else total / kept.sum()
+
+
+def _getter(name: str) -> Any:
+    return getattr(Tensor, name).__get__
+
+
+_FACTS = frozenset(
+    {
+        *map(_getter, ("shape", "dtype", "device", "layout", "requires_grad", "is_cuda", "is_cpu", "ndim", "grad_fn")),
+        *map(_getter, ("is_leaf", "is_meta", "is_sparse", "is_mps", "is_quantized", "is_nested")),
+        *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.__len__, Tensor.get_device),
+        *(Tensor.is_floating_point, torch.is_floating_point, torch.is_tensor, Tensor.is_contiguous, Tensor.is_complex),
+        *(Tensor.element_size, torch.numel),
+    }
+)
+"""What can be told without values."""
+
+_HANDLERS: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
+    (_scale, (Tensor.mul, torch.mul, Tensor.__mul__, Tensor.__rmul__, torch.multiply, Tensor.multiply)),
+    (_divide, (Tensor.div, torch.div, Tensor.__truediv__, torch.true_divide, Tensor.true_divide, torch.divide)),
+    (_in_place(_scale), (Tensor.mul_, Tensor.__imul__)),
+    (_in_place(_divide), (Tensor.div_, Tensor.__itruediv__)),
+    (_tanh, (torch.tanh, Tensor.tanh, F.tanh)),
+    (_add, (Tensor.add, torch.add, Tensor.__add__, Tensor.__radd__)),
+    (_to, (Tensor.to, Tensor.type_as)),
+    (lambda logits: _cast(logits, torch.float32), (Tensor.float,)),
+    (lambda logits: _cast(logits, torch.float64), (Tensor.double,)),
+    (lambda logits: _cast(logits, torch.bfloat16), (Tensor.bfloat16,)),
+    (lambda logits: _cast(logits, torch.float16), (Tensor.half,)),
+    (_same, (Tensor.contiguous, Tensor.clone, torch.clone)),
+    (lambda logits: logits if logits.device.type == "cpu" else None, (Tensor.cpu,)),
+    (_view, (Tensor.view, Tensor.reshape, torch.reshape, Tensor.view_as)),
+    (_flatten, (torch.flatten, Tensor.flatten)),
+    (_squeeze, (torch.squeeze, Tensor.squeeze)),
+    (_index, (Tensor.__getitem__,)),
+    (_detach, (Tensor.detach, torch.detach)),
+    (_cross_entropy, (F.cross_entropy,)),
+)
+_NOTED = MappingProxyType({function: handle for handle, functions in _HANDLERS for function in functions})
+"""What is noted; a handler returns None where it would need values."""

@@ -1,0 +1,104 @@
+"""The loss of next-token prediction of a model, with its logits or, where they would be large, without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dumbo.bridge.head import HeadError, head_shape, keep_eager, leaving_logits
+from dumbo.bridge.lazy_logits import LazyLogits
+from dumbo.data.records import IGNORED
+from dumbo.job import Batch
+from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, cross_entropy_of, linear_cross_entropy
+from dumbo.kernels.linear_logits import LinearLogits, tile_rows
+from dumbo.losses.token import next_targets, next_token_cross_entropy
+
+WORTHWHILE_BYTES = 64 << 20
+"""Logits of a forward pass, in float32, that are worth doing without."""
+
+Compute = Callable[[LinearLogits, Tensor, LossOptions], LinearLoss]
+"""What makes the loss of logits that were left to it, and of targets."""
+
+
+class TokenLoss:
+    """(model, batch, num_items) -> the sum over the batch's supervised tokens divided by `num_items`.
+
+    Smoothing and other terms belong to training; without gradients they are left out, so that evaluations compare.
+    """
+
+    def __init__(
+        self,
+        options: LossOptions,
+        say: Callable[[str], None],
+        *,
+        worthwhile_bytes: int = WORTHWHILE_BYTES,
+        compute: Compute = linear_cross_entropy,
+    ) -> None:
+        """`worthwhile_bytes`: logits of fewer are held; 0: none are, where that can be."""
+        self._options, self._say, self._worthwhile, self._compute = options, say, worthwhile_bytes, compute
+        self._has_said: set[str] = set()
+        self._size: int | HeadError | None = None
+        self.counts: Tensor | None = None
+        """With metrics: right predictions, entropies in nats, and tokens, each summed over what was trained."""
+
+    def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
+        """The loss; the auxiliary loss of a model's experts is not in it."""
+        targets = next_targets(batch["labels"])
+        kept = targets != IGNORED
+        options = self._options if torch.is_grad_enabled() else LossOptions(tile_rows=self._options.tile_rows)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = self._logits(model, inputs, targets.numel())
+        if isinstance(logits, LazyLogits) and logits.reason is None:
+            self._say_once("without", _described(logits, int(kept.sum()), options))
+            found = self._compute(logits.linear.rows(kept), targets[kept], options)
+        elif options.z_loss or options.with_metrics:
+            found = cross_entropy_of(_values(logits)[kept], targets[kept], options)
+        else:
+            return next_token_cross_entropy(_values(logits), batch["labels"], options.label_smoothing) / num_items
+        if found.num_correct is not None and found.entropy is not None:
+            counts = torch.stack([found.num_correct, found.entropy, kept.sum()]).detach().double()
+            self.counts = counts if self.counts is None else self.counts + counts
+        return found.total / num_items
+
+    def _logits(self, model: Any, inputs: Batch, positions: int) -> Tensor:
+        """What the model returns, left out where that is worthwhile and can be."""
+        if self._size is None:
+            try:
+                self._size = head_shape(model).size
+            except HeadError as error:
+                self._size = error
+        if isinstance(self._size, HeadError):
+            size = getattr(getattr(model, "config", None), "vocab_size", None) or 0
+            if 4 * positions * size >= self._worthwhile:
+                self._say_once("head", f"loss: all logits are held, as {self._size}")
+        elif 4 * positions * self._size >= self._worthwhile:
+            keep_eager(model)
+            with leaving_logits(model):
+                left: Tensor = model(**inputs).logits
+            if not isinstance(left, LazyLogits) or left.reason is not None:
+                why = left.reason if isinstance(left, LazyLogits) else "it"
+                self._say_once("values", f"loss: all logits are held, as the model needs their values ({why})")
+            return left
+        held: Tensor = model(**inputs).logits
+        return held
+
+    def _say_once(self, what: str, line: str) -> None:
+        if what not in self._has_said:
+            self._has_said.add(what)
+            self._say(line)
+
+
+def _values(logits: Tensor) -> Tensor:
+    return logits.values_of("the loss") if isinstance(logits, LazyLogits) else logits
+
+
+def _described(logits: LazyLogits, trained: int, options: LossOptions) -> str:
+    size = logits.linear.size
+    rows = options.tile_rows or tile_rows(trained, size, logits.device)
+    mib = 4 * logits.numel() / 2**20
+    held = f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+    positions = logits.numel() // size
+    return f"loss: {rows:,} tokens at a time; the logits of {positions:,} x {size:,} ({held}) are never held"

@@ -1,0 +1,1 @@
+"""The plugin `cut_cross_entropy`: the loss without ever holding the logits."""
