@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _MOST_WORDS = 200_000
 _MOST_TOKENS = 2_000_000
-"""Where one of them is reached the cache begins anew: it takes some 50 MB at most, and one batch more."""
+"""Where one of them is reached, words that came but once are forgotten: the cache takes some 50 MB at most, and one
+batch more."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class WordCache:
     """Encodes texts by cutting them into words, each of which the tokenizer sees once."""
 
     def __init__(self, backend: Tokenizer, cuts: Cuts, most_words: int = _MOST_WORDS) -> None:
-        """`most_words` are kept; when there are more, the cache begins anew."""
+        """When there are more than `most_words`, at most half of them are kept, those that came most often."""
         self.backend, self.cuts, self.most_words = backend, cuts, most_words
         # Before which characters every word ends that does not end in whitespace.
         self._beginnings = tuple(space for space in " \t\n\r" if len(cuts.words.findall(f"a{space}")) == 2)
@@ -101,11 +102,12 @@ class WordCache:
         import numpy as np
 
         if len(self._numbers) > self.most_words or len(self._ids) > _MOST_TOKENS:
-            self._clear()
+            self._forget()
         words, counts = self._cut(texts)
         number = self._numbers.__getitem__
         word = np.fromiter(map(number, words), np.int64, len(words))
         self._learn()
+        self._count(word)
         # The tokens of a word lie together: the first of each, and how many they are.
         sizes = np.frombuffer(self._sizes, np.int32)[word]
         first = np.frombuffer(self._firsts, np.int64)[word]
@@ -190,7 +192,41 @@ class WordCache:
             return [], list(range(len(words)))
         return joined, alone
 
+    def _count(self, words: NDArray[np.int64]) -> None:
+        """Note that they came."""
+        import numpy as np
+
+        self._seen.frombytes(bytes(self._seen.itemsize * (len(self._numbers) - len(self._seen))))
+        seen = np.frombuffer(self._seen, np.int64)
+        seen += np.bincount(words, minlength=len(seen))
+
+    def _forget(self) -> None:
+        """Keep the words that came most often, and none that came once: names, numbers, errors of typing."""
+        import numpy as np
+
+        words, seen = list(self._numbers), np.array(self._seen)
+        facts = [np.array(values) for values in (self._firsts, self._sizes, self._lengths)]
+        tokens = [np.array(values) for values in (self._ids, self._starts, self._ends)]
+        self._clear()
+        often = np.argsort(-seen, kind="stable")[: self.most_words // 2]
+        is_kept = (seen[often] > 1) & (np.cumsum(facts[1][often]) <= _MOST_TOKENS // 2)
+        kept = np.sort(often[is_kept])
+        firsts, sizes, lengths = (values[kept] for values in facts)
+        after = np.cumsum(sizes, dtype=np.int64)
+        where = np.arange(sizes.sum()) + np.repeat(firsts - (after - sizes), sizes)
+        self._numbers.update((words[place], number) for number, place in enumerate(kept.tolist()))
+        for values, found in (
+            (self._seen, seen[kept] // 2),  # so that words of long ago are forgotten, too
+            (self._firsts, after - sizes),
+            (self._sizes, sizes),
+            (self._lengths, lengths),
+            *zip((self._ids, self._starts, self._ends), (values[where] for values in tokens), strict=True),
+        ):
+            values.frombytes(found.tobytes())
+
     def _clear(self) -> None:
         self._numbers = _Numbers()
+        self._seen = array("q")
+        """How often each came."""
         self._firsts, self._sizes, self._lengths = array("q"), array("i"), array("i")
         self._ids, self._starts, self._ends = array("i"), array("i"), array("i")

@@ -110,6 +110,33 @@ def test_words_give_the_tokens_of_the_whole(name):
     assert len(cuts.words.findall("one two three")) == 3
 
 
+class Counting:
+    """A tokenizer that keeps what it was given."""
+
+    def __init__(self, backend):
+        self.backend, self.given = backend, []
+
+    def encode_batch(self, texts, **options):
+        self.given += texts
+        return self.backend.encode_batch(texts, **options)
+
+
+def test_of_too_many_words_those_that_come_often_stay():
+    backend = BACKENDS["byte_level"]
+    counting = Counting(backend)
+    cache = WordCache(counting, find_cuts(backend), most_words=40)
+    usual = "so it goes on and on"
+    for start in range(0, 400, 20):
+        texts = [usual, " ".join(f"new{number}" for number in range(start, start + 20))]
+        assert same(cache.encode(texts), flatten(backend.encode_batch(texts, add_special_tokens=False), texts))
+    assert "".join(counting.given).count(" goes") == 1, "it was never forgotten"
+    before = len(counting.given)
+    cache.encode(["a new7 goes"])
+    asked = "".join(counting.given[before:])
+    assert " new7" in asked, "it came once"
+    assert "goes" not in asked
+
+
 @pytest.mark.parametrize("name", PATTERNS)
 def test_what_a_pattern_splits_is_read_from_it(name):
     pairs = split_pairs(PATTERNS[name])
