@@ -59,8 +59,8 @@ class LinearLogits:
         return (*self.hidden, *self.weights, *(() if self.bias is None else (self.bias,)))
 
     def replaced(self, tensors: Sequence[Tensor]) -> LinearLogits:
-        """With these in place of `tensors`; with none of them, where there are none."""
-        count = len(self.hidden) if tensors else 0
+        """With these in place of `tensors`; without any, a description of what is done with them."""
+        count = len(tensors) // 2
         bias = tensors[2 * count] if len(tensors) > 2 * count else None
         return replace(self, hidden=tuple(tensors[:count]), weights=tuple(tensors[count : 2 * count]), bias=bias)
 
