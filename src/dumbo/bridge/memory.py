@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from dumbo.bridge.head import HeadError, head_shape
+from dumbo.bridge.token_loss import WORTHWHILE_BYTES
+from dumbo.kernels.linear_logits import tile_rows
 from dumbo.memory import memory_bytes
 
 _BYTES_PER_VALUE = 34
@@ -17,8 +20,8 @@ fused kernels do not keep: Korthikanti et al. 2022 (arXiv 2205.05198), section 4
 def activation_bytes(model: Any, rows: int, tokens: int, bytes_per_value: int) -> int:
     """Bytes that the backward pass of `rows` sequences of `tokens` tokens needs from its forward pass.
 
-    Layers as in the paper, and three copies of the logits in float32 (values, softmax, gradient). 0 for a model whose
-    configuration does not name its sizes.
+    Layers as in the paper, and three copies of the logits in float32 (values, softmax, gradient), of which only a tile
+    is there where the loss does without. 0 for a model whose configuration does not name its sizes.
     """
     config = getattr(model, "config", None)
     if config is None:
@@ -27,9 +30,21 @@ def activation_bytes(model: Any, rows: int, tokens: int, bytes_per_value: int) -
     hidden, layers = getattr(text, "hidden_size", None), getattr(text, "num_hidden_layers", None)
     if not hidden or not layers:
         return 0
-    vocabulary = getattr(text, "vocab_size", 0) or 0
-    per_token = _BYTES_PER_VALUE * hidden * layers * bytes_per_value // 2 + 3 * 4 * vocabulary
-    return int(rows * tokens * per_token)
+    size, positions = getattr(text, "vocab_size", 0) or 0, rows * tokens
+    of_layers = positions * _BYTES_PER_VALUE * hidden * layers * bytes_per_value // 2
+    return int(of_layers + 3 * 4 * size * _rows_of_logits(model, positions, size))
+
+
+def _rows_of_logits(model: Any, positions: int, size: int) -> int:
+    """Of how many positions the logits are there at once."""
+    try:
+        head_shape(model)
+    except (HeadError, AttributeError, NotImplementedError):
+        return positions
+    parameter = next(model.parameters(), None)
+    if parameter is None or 4 * positions * size < WORTHWHILE_BYTES:
+        return positions
+    return tile_rows(positions, size, parameter.device)
 
 
 def state_bytes(model: Any) -> int:

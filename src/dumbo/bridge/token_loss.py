@@ -16,8 +16,8 @@ from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, cross_en
 from dumbo.kernels.linear_logits import LinearLogits, tile_rows
 from dumbo.losses.token import next_targets, next_token_cross_entropy
 
-WORTHWHILE_BYTES = 64 << 20
-"""Logits of a forward pass, in float32, that are worth doing without."""
+WORTHWHILE_BYTES = 2 << 20
+"""Logits of a forward pass, in float32, that are worth doing without: more take longer, too (benchmarks/loss.py)."""
 
 Compute = Callable[[LinearLogits, Tensor, LossOptions], LinearLoss]
 """What makes the loss of logits that were left to it, and of targets."""

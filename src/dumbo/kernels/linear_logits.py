@@ -12,9 +12,9 @@ from torch import Tensor
 
 _TILE_BYTES = 32 << 20
 _TILE_BYTES_GPU = 512 << 20
-"""What a tile of logits takes in float32. Of smaller ones each costs a pass over the gradient of the weight; on a CPU
-larger ones leave its caches."""
-_LEAST_ROWS = 32
+"""What a tile of logits takes in float32: on a CPU larger ones leave its caches."""
+_LEAST_ROWS = 128
+"""Each tile costs a pass over the gradient of the weight: of fewer tokens that shows."""
 _PRODUCT_BYTES = 16 << 20
 """Of a product that is added to a gradient of higher precision."""
 

@@ -18,19 +18,19 @@ class LogTokenMetrics(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        arguments: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        **more: Any,
     ) -> None:
         """Once per logged loss."""
         if logs is None or "loss" not in logs:
             return
         counts, self._loss.counts = self._loss.counts, None
         if counts is None:
-            counts = torch.zeros(3, dtype=torch.float64, device=args.device)
-        if args.world_size > 1:
+            counts = torch.zeros(3, dtype=torch.float64, device=arguments.device)
+        if arguments.world_size > 1:
             torch.distributed.all_reduce(counts)
         num_correct, entropy, tokens = counts.tolist()
         if tokens:
