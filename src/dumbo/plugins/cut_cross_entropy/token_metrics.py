@@ -16,7 +16,7 @@ class LogTokenMetrics(TrainerCallback):
     def __init__(self, loss: TokenLoss) -> None:
         self._loss = loss
 
-    def on_log(
+    def on_log(  # type: ignore[override]
         self,
         arguments: TrainingArguments,
         state: TrainerState,
