@@ -52,7 +52,7 @@ class TokenLoss:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = self._logits(model, inputs, targets.numel())
         if isinstance(logits, LazyLogits) and logits.reason is None:
-            self._say_once("without", _described(logits, int(kept.sum()), options))
+            self._say_once("without", _described(logits, options))
             found = self._compute(logits.linear.rows(kept), targets[kept], options)
         elif options.z_loss or options.with_metrics:
             found = cross_entropy_of(_values(logits)[kept], targets[kept], options)
@@ -95,10 +95,13 @@ def _values(logits: Tensor) -> Tensor:
     return logits.values_of("the loss") if isinstance(logits, LazyLogits) else logits
 
 
-def _described(logits: LazyLogits, trained: int, options: LossOptions) -> str:
+def _described(logits: LazyLogits, options: LossOptions) -> str:
     size = logits.linear.size
-    rows = options.tile_rows or tile_rows(trained, size, logits.device)
-    mib = 4 * logits.numel() / 2**20
+    positions, mib = logits.numel() // size, 4 * logits.numel() / 2**20
+    rows = options.tile_rows or tile_rows(positions, size, logits.device)
     held = f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
-    positions = logits.numel() // size
-    return f"loss: {rows:,} tokens at a time; the logits of {positions:,} x {size:,} ({held}) are never held"
+    if rows >= positions:
+        return f"loss: logits are made for trained tokens alone, of {positions:,} x {size:,} ({held})"
+    return (
+        f"loss: logits are made for {rows:,} trained tokens at a time; {positions:,} x {size:,} ({held}) are never held"
+    )
