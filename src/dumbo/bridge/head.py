@@ -105,15 +105,23 @@ def _linear_layers(module: Any) -> list[tuple[Any, _Parts]]:
     """The layers whose results are added up to the logits."""
     if hasattr(module, "token_adapter"):  # PEFT: some rows of its own
         layer = module.token_adapter
-        return [(layer, lambda: (layer.get_merged_weights(layer.active_adapters), layer.base_layer.bias))]
+        return [(layer, lambda: (_with_rows(layer), layer.base_layer.bias))]
     if hasattr(module, "modules_to_save"):  # PEFT: a copy that is trained
         module = module.modules_to_save[module.active_adapters[0]]
     if hasattr(module, "lora_B"):
-        updates = [module.lora_B[name] for name in module.active_adapters if name in module.lora_B]
-        return [_linear_layer(layer) for layer in (module.base_layer, *updates)]
+        names = [name for name in module.active_adapters if name in module.lora_B]
+        if not any(name in module.lora_variant for name in names):  # such as DoRA
+            updates = [module.lora_B[name] for name in names]
+            return [_linear_layer(layer) for layer in (module.base_layer, *updates)]
     if hasattr(module, "base_layer"):
         raise HeadError("the output head has an adapter that is not a low-rank update")
     return [_linear_layer(module)]
+
+
+def _with_rows(layer: Any) -> Tensor:
+    """The weight of PEFT's layer of trained rows, as it computes with it."""
+    weight: Tensor = layer.base_layer.weight
+    return weight if layer.disable_adapters else layer.get_merged_weights(layer.active_adapters)
 
 
 def _linear_layer(module: Any) -> tuple[Any, _Parts]:

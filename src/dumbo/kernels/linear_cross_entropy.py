@@ -141,7 +141,7 @@ class _CrossEntropy(torch.autograd.Function):
         if in_vocabulary_tiles and sweep.needs_gradients:
             lse = torch.cat(sums)
             sweep.add_by_vocabulary(lse, _coefficients(lse, targets_N, weights_N, sweep.size, options), rows)
-        ctx.gradients = sweep.gradients()
+        ctx.sums = sweep.sums()
         if counts is None:
             return total, None, None
         ctx.mark_non_differentiable(counts)
@@ -150,11 +150,10 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> Any:
-        if ctx.gradients is None:
+        if ctx.sums is None:
             raise RuntimeError("the loss was differentiated before; its gradients are gone")
-        gradients, ctx.gradients = ctx.gradients, None
-        scaled = [None if gradient is None else gradient.mul_(upstream.to(gradient.dtype)) for gradient in gradients]
-        return None, None, None, None, None, *scaled
+        sums, ctx.sums = ctx.sums, None
+        return None, None, None, None, None, *sums.scaled(upstream)
 
 
 def _losses(lse: Tensor, z_y: Tensor, mean: Tensor | None, weights: Tensor | None, options: LossOptions) -> Tensor:
@@ -223,4 +222,4 @@ class _SelectedLogProbabilities(torch.autograd.Function):
             for tile in sweep.tiles(ctx.rows):
                 z, kept = sweep.logits(tile)
                 sweep.add(tile, z.sub_(lse_N[tile, None]).exp_(), kept, found.of(tile))
-        return None, None, None, *sweep.gradients()
+        return None, None, None, *sweep.sums().rounded()

@@ -90,6 +90,24 @@ class LinearLogits:
         return (scales[0], None) if len(scales) == 1 else (scales[0] * scales[1], scales[1])
 
 
+class Sums(NamedTuple):
+    """Gradients in the precision in which they were added up."""
+
+    gradients: list[Tensor | None]
+    types: list[torch.dtype]
+    """Of the tensors that they belong to."""
+
+    def scaled(self, factor: Tensor) -> list[Tensor | None]:
+        """Each times the scalar `factor`, in its type; they are used up."""
+        pairs = zip(self.gradients, self.types, strict=True)
+        return [None if gradient is None else _scale(gradient, factor).to(dtype) for gradient, dtype in pairs]
+
+    def rounded(self) -> list[Tensor | None]:
+        """Each in its type."""
+        pairs = zip(self.gradients, self.types, strict=True)
+        return [None if gradient is None else gradient.to(dtype) for gradient, dtype in pairs]
+
+
 class Coefficients(NamedTuple):
     """The gradient with respect to logits: `of_softmax * softmax + everywhere`, and `values` added at `ids`."""
 
@@ -193,10 +211,10 @@ class Sweep:
             gz.scatter_add_(-1, torch.where(is_here, at.ids - first, 0), values)
             self._add_products(slice(None), columns, self._before_steps(gz, kept))
 
-    def gradients(self) -> list[Tensor | None]:
-        """Of each of the tensors, in its type."""
-        pairs = zip(self._gradients, self._types, strict=True)
-        return [None if gradient is None else gradient.to(dtype) for gradient, dtype in pairs]
+    def sums(self) -> Sums:
+        """The gradients so far; they are given away."""
+        sums, self._gradients = Sums(self._gradients, self._types), [None] * len(self._types)
+        return sums
 
     def _before_steps(self, gz: Tensor, kept: Sequence[Tensor]) -> Tensor:
         """The gradient with respect to what the layer makes, of that with respect to the logits."""
@@ -237,6 +255,16 @@ def _add_transposed_product(total: Tensor, rows: Any, left: Tensor, right: Tenso
         width = max(_PRODUCT_BYTES // (right.shape[-1] * right.element_size()), 1)
         for first in range(0, len(part), width):
             part[first : first + width] += left[:, first : first + width].T @ right
+
+
+def _scale(gradient: Tensor, factor: Tensor) -> Tensor:
+    """`gradient` times `factor`, in place. In 16 bits `factor` itself would be rounded, and all of it be as wrong."""
+    if torch.promote_types(gradient.dtype, factor.dtype) == gradient.dtype:
+        return gradient.mul_(factor)
+    height = max(_PRODUCT_BYTES // (4 * max(gradient[:1].numel(), 1)), 1)
+    for part in gradient.split(height):
+        part.copy_(part.to(factor.dtype).mul_(factor))
+    return gradient
 
 
 def _product(hidden: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None) -> Tensor:
