@@ -89,9 +89,15 @@ def _forward(parts: _Parts) -> Callable[[Tensor], LazyLogits]:
 
 
 def _plain(model: Any) -> Any:
-    while not hasattr(model, "config"):
-        model = model.module
-    return model
+    """The model without what compiles or distributes it. A compiled one shows the attributes of what it wraps."""
+    while True:
+        parts = vars(model)["_modules"]
+        if "_orig_mod" in parts:
+            model = parts["_orig_mod"]
+        elif hasattr(model, "config"):
+            return model
+        else:
+            model = model.module
 
 
 def _head_module(model: Any) -> Any:
