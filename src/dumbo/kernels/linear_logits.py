@@ -262,7 +262,7 @@ def _scale(gradient: Tensor, factor: Tensor) -> Tensor:
     if torch.promote_types(gradient.dtype, factor.dtype) == gradient.dtype:
         return gradient.mul_(factor)
     height = max(_PRODUCT_BYTES // (4 * max(gradient[:1].numel(), 1)), 1)
-    for part in gradient.split(height):
+    for part in torch.split(gradient, height):
         part.copy_(part.to(factor.dtype).mul_(factor))
     return gradient
 
