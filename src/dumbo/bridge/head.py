@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -101,6 +102,8 @@ def _plain(model: Any) -> Any:
 
 
 def _head_module(model: Any) -> Any:
+    if getattr(model, "static_graph", False):  # DDP then learns of the first backward pass by the values alone
+        raise HeadError("the model is distributed with a static graph")
     head = _plain(model).get_output_embeddings()
     if head is None:
         raise HeadError("the model does not show its output head")
@@ -134,4 +137,7 @@ def _linear_layer(module: Any) -> tuple[Any, _Parts]:
     # FSDP makes a class of its own of each module's.
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise HeadError(f"the output head is a {type(module).__name__}, not one linear layer")
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and there where it is used
+    if fsdp is not None and isinstance(module, fsdp.FSDPModule):
+        raise HeadError("the output head is a unit of its own for FSDP, whose weights are there in its call alone")
     return module, lambda: (module.weight, module.bias)

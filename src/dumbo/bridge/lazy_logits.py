@@ -252,6 +252,16 @@ def _is_mask(part: Any) -> bool:
     return isinstance(part, Tensor) and part.dtype == torch.bool
 
 
+def _register_hook(logits: LazyLogits, hook: Callable[..., Any]) -> Any:
+    """FSDP wants to know when the backward pass comes to its module, whatever the gradient: it does so by way of the
+    hidden states."""
+    owner = getattr(hook, "__self__", None)
+    states = [state for state in logits.linear.hidden if state.requires_grad]
+    if not states or not type(owner).__module__.startswith("torch.distributed.fsdp."):
+        return None
+    return states[0].register_hook(hook)
+
+
 def _cross_entropy(
     logits: Any,
     target: Tensor,
@@ -281,7 +291,7 @@ def _getter(name: str) -> Any:
 _FACTS = frozenset(
     {
         *map(_getter, ("shape", "dtype", "device", "layout", "requires_grad", "is_cuda", "is_cpu", "ndim", "grad_fn")),
-        *map(_getter, ("is_leaf", "is_meta", "is_sparse", "is_mps", "is_quantized", "is_nested")),
+        *map(_getter, ("_base", "is_leaf", "is_meta", "is_sparse", "is_mps", "is_quantized", "is_nested")),
         *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.__len__, Tensor.get_device),
         *(Tensor.is_floating_point, torch.is_floating_point, torch.is_tensor, Tensor.is_contiguous, Tensor.is_complex),
         *(Tensor.element_size, torch.numel),
@@ -308,6 +318,7 @@ _HANDLERS: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (_squeeze, (torch.squeeze, Tensor.squeeze)),
     (_index, (Tensor.__getitem__,)),
     (_detach, (Tensor.detach, torch.detach)),
+    (_register_hook, (Tensor.register_hook,)),
     (_cross_entropy, (F.cross_entropy,)),
 )
 _NOTED = MappingProxyType({function: handle for handle, functions in _HANDLERS for function in functions})

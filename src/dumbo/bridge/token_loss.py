@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dumbo.bridge.head import HeadError, head_shape, keep_eager, leaving_logits
 from dumbo.bridge.lazy_logits import LazyLogits
 from dumbo.data.records import IGNORED
+from dumbo.errors import RunError
 from dumbo.job import Batch
 from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, cross_entropy_of, linear_cross_entropy
 from dumbo.kernels.linear_logits import LinearLogits, tile_rows
@@ -52,6 +53,7 @@ class TokenLoss:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = self._logits(model, inputs, targets.numel())
         if isinstance(logits, LazyLogits) and logits.reason is None:
+            _insist_on_weights(logits)
             self._say_once("without", _described(logits, options))
             found = self._compute(logits.linear.rows(kept), targets[kept], options)
         elif options.z_loss or options.with_metrics:
@@ -89,6 +91,16 @@ class TokenLoss:
         if what not in self._has_said:
             self._has_said.add(what)
             self._say(line)
+
+
+def _insist_on_weights(logits: LazyLogits) -> None:
+    for tensor in logits.linear.tensors:
+        is_plain = type(tensor) in (Tensor, nn.Parameter)
+        if is_plain and tensor.numel() and not tensor.untyped_storage().nbytes():
+            raise RunError(
+                "the weights of the output head are gone when the loss is computed\n"
+                "    with FSDP, shard the whole model last, with reshard_after_forward=False"
+            )
 
 
 def _values(logits: Tensor) -> Tensor:
