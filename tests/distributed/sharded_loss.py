@@ -21,8 +21,12 @@ VOCABULARY = 96
 STEPS, ROWS, LENGTH = 4, 4, 12
 
 
-def model_of(tied):
-    return builders.build_tiny_model(VOCABULARY, seed=1, tie_word_embeddings=tied)
+def model_of(kind):
+    model = builders.build_tiny_model(VOCABULARY, seed=1, tie_word_embeddings=kind == "tied")
+    if kind in ("lm_head", "layers"):  # they alone are trained
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(kind in name)
+    return model
 
 
 def batches():
@@ -58,18 +62,19 @@ def wrapped(model, how):
     if how.startswith("ddp"):
         options = {"ddp": {}, "ddp unused": {"find_unused_parameters": True}, "ddp static": {"static_graph": True}}
         return DistributedDataParallel(model, **options[how])
-    units = [*model.model.layers, *([model.lm_head] if how == "fsdp of the head" else []), model]
+    units = [*model.model.layers, *([model.lm_head] if how == "fsdp of the head" else [])]
     for unit in units:
         fully_shard(unit)
+    fully_shard(model, reshard_after_forward=True if how == "fsdp resharded" else None)
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     return model
 
 
-def main(how, tied):
+def main(how, kind):
     """Print the losses of two processes and of one, what was said, and what went wrong."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    rank, model, said = distributed.get_rank(), model_of(tied), []
+    rank, model, said = distributed.get_rank(), model_of(kind), []
     alone = copy.deepcopy(model)
     loss = TokenLoss(LossOptions(tile_rows=5), said.append, worthwhile_bytes=0)
     try:
@@ -90,4 +95,4 @@ def main(how, tied):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] == "tied")
+    main(sys.argv[1], sys.argv[2])
