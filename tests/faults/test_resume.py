@@ -133,6 +133,12 @@ SCENARIOS = {
     ),
     "a stream": (STREAMED, (), "SIGTERM", 5),
     "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
+    "without logits": (
+        {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
+        ("cut_cross_entropy",),
+        "SIGTERM",
+        8,
+    ),
     "a plugin with a state": ({}, ("./average.py:AveragePlugin",), "SIGTERM", 10),
 }
 LONG = {

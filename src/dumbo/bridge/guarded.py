@@ -149,6 +149,9 @@ class GuardedTrainer(ResumableTrainer):
         if self._watchdog is not None:
             self._watchdog.begin(self.state.global_step + 1)
 
+    def _forget_passes(self) -> None:
+        """The passes of the step so far will be made again; for a subclass that counts something in them."""
+
     def _end_step(self) -> None:
         if self._watchdog is not None:
             self._watchdog.pause()
@@ -178,6 +181,7 @@ class GuardedTrainer(ResumableTrainer):
                 self._halve_or_raise(inputs, error)
             # Outside of the handler, as the error holds on to all that the forward pass has made.
             self._aux_loss = None
+            self._forget_passes()
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
             assert step.logged_loss is not None

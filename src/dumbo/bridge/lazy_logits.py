@@ -259,7 +259,7 @@ def _register_hook(logits: LazyLogits, hook: Callable[..., Any]) -> Any:
     states = [state for state in logits.linear.hidden if state.requires_grad]
     if not states or not type(owner).__module__.startswith("torch.distributed.fsdp."):
         return None
-    return states[0].register_hook(hook)
+    return states[0].register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _cross_entropy(

@@ -44,6 +44,15 @@ class TokenLoss:
         self._size: int | HeadError | None = None
         self.counts: Tensor | None = None
         """With metrics: right predictions, entropies in nats, and tokens, each summed over what was trained."""
+        self._counts_before: Tensor | None = None
+
+    def begin_step(self) -> None:
+        """What is counted from here on belongs to a step that may be made again."""
+        self._counts_before = self.counts
+
+    def forget_step(self) -> None:
+        """The step is made again from its beginning."""
+        self.counts = self._counts_before
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; the auxiliary loss of a model's experts is not in it."""
@@ -62,7 +71,7 @@ class TokenLoss:
             return next_token_cross_entropy(_values(logits), batch["labels"], options.label_smoothing) / num_items
         if found.num_correct is not None and found.entropy is not None:
             counts = torch.stack([found.num_correct, found.entropy, kept.sum()]).detach().double()
-            self.counts = counts if self.counts is None else self.counts + counts
+            self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
         return found.total / num_items
 
     def _logits(self, model: Any, inputs: Batch, positions: int) -> Tensor:

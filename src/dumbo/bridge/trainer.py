@@ -207,6 +207,8 @@ class DumboTrainer(GuardedTrainer):
     ) -> tuple[list[Batch], Tensor]:
         """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks."""
         self._begin_step()
+        if isinstance(self._loss, TokenLoss):
+            self._loss.begin_step()
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = torch.zeros(2, dtype=torch.int64)
         for batch in batches:
@@ -217,6 +219,10 @@ class DumboTrainer(GuardedTrainer):
         self.tokens_seen += int(counts[1])
         self._take_batches(batches)
         return batches, counts[0].clamp(min=1).to(device)
+
+    def _forget_passes(self) -> None:
+        if isinstance(self._loss, TokenLoss):
+            self._loss.forget_step()
 
     def compute_loss(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,15 @@ class CutCrossEntropyPlugin(BasePlugin):
 
         self._loss = build_loss(self.options, config, self.services.say)
         return self._loss
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what was counted since the last log."""
+        return {"counts": None if self._loss is None else self._loss.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        if self._loss is not None:
+            self._loss.counts = state["counts"]
 
     def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
         """Return what adds the metrics of tokens to the logs."""
