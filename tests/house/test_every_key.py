@@ -170,6 +170,8 @@ PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}
 STREAMED = MappingProxyType({"trainer.data.sequence_length": 256, "trainer.data.streaming": True})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
 
+WITHOUT_LOGITS = MappingProxyType({"plugins": [*SHIPPED, "cut_cross_entropy"]})
+
 SECOND = builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]
 
 # Other keys: (what else is written in both runs, the value of the key in the second).
@@ -312,6 +314,9 @@ RUNS = MappingProxyType(
         "trainer.early_stopping.patience": (EARLY_STOPPING, 3),
         "trainer.early_stopping.min_delta": (EARLY_STOPPING, 0.0),
         "trainer.early_stopping.mode": (EARLY_STOPPING | {"trainer.early_stopping": {"patience": 1}}, "max"),
+        "model.cut_cross_entropy.gradient_filter": (WITHOUT_LOGITS, 0.01),
+        "model.cut_cross_entropy.z_loss": (WITHOUT_LOGITS, 0.1),
+        "model.cut_cross_entropy.token_metrics": (WITHOUT_LOGITS, True),
         "trainer.profile.start_step": (PROFILE, 2),
         "trainer.profile.num_steps": (PROFILE, 2),
         "trainer.watch.on_alarm": (DIVERGING, "stop"),
@@ -362,6 +367,8 @@ KERNELS = frozenset(
     }
 )
 """Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
+OF_THE_LOSS = frozenset({"model.cut_cross_entropy.backend", "model.cut_cross_entropy.tile_tokens"})
+"""The loss is the same with any: tests/plugins/test_cut_cross_entropy.py."""
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
 OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_oom", "on_spike", "spike_factor")})
@@ -377,6 +384,7 @@ OWN_TEST = (
     | TRACKERS
     | OF_THE_PROFILE
     | KERNELS
+    | OF_THE_LOSS
 )
 
 

@@ -30,11 +30,15 @@ def assert_same_run(one, other, tolerance=1e-5):
 
 RUNS = {
     "plain": {"trainer.data.val_set_size": 3},
-    "packed": {"trainer.data.packing": True, "trainer.data.sequence_length": 128, "trainer.data.val_set_size": 3},
+    "packed": {
+        "trainer.data": {"packing": True, "sequence_length": 160, "val_set_size": 3},
+        "trainer.arguments.batch_size": 2,
+        "trainer.arguments.physical_batch_size": 1,
+    },
     "smoothed": {"trainer.arguments.label_smoothing_factor": 0.2, "trainer.data.val_set_size": 3},
 }
 LONG_RUNS = {
-    "joined": {"trainer.data.packing": "joined", "trainer.data.sequence_length": 64},
+    "joined": {"trainer.data.packing": "joined", "trainer.data.sequence_length": 50},
     "checkpointed": {"trainer.arguments.gradient_checkpointing": True},
     "in half precision": {"trainer.arguments.bf16": True},
     "weights in bfloat16": {"model.dtype": "bfloat16"},
@@ -60,16 +64,16 @@ def test_which_kernels_compute_is_said(tmp_path, model_folder, rows_file, capsys
 
 def test_a_filter_of_small_gradients_leaves_some_out(tmp_path, model_folder, rows_file):
     exact = write_and_run(tmp_path / "exact", model_folder, rows_file, PLAIN_DESCENT | {"plugins": PLUGINS})
-    filtered = PLAIN_DESCENT | {"plugins": PLUGINS, "model.cut_cross_entropy.gradient_filter": 1e-3}
+    filtered = PLAIN_DESCENT | {"plugins": PLUGINS, "model.cut_cross_entropy.gradient_filter": 0.01}
     found = write_and_run(tmp_path / "filtered", model_folder, rows_file, filtered)
     assert losses_of(found)[0] == losses_of(exact)[0]
-    assert losses_of(found, "train/grad_norm") == pytest.approx(losses_of(exact, "train/grad_norm"), rel=0.05)
+    assert losses_of(found, "train/grad_norm") == pytest.approx(losses_of(exact, "train/grad_norm"), rel=0.3)
     assert losses_of(found, "train/grad_norm") != pytest.approx(losses_of(exact, "train/grad_norm"), rel=1e-6)
 
 
 def test_a_z_loss_is_that_of_the_formula_and_not_in_evaluation(tmp_path, model_folder, rows_file):
     changes = PLAIN_DESCENT | {"trainer.arguments.max_steps": 1, "trainer.data.val_set_size": 3, "plugins": PLUGINS}
-    more = changes | {"trainer.arguments.eval_strategy": "steps", "trainer.arguments.eval_on_start": True}
+    more = changes | {"trainer.arguments.eval_on_start": True}
     plain = write_and_run(tmp_path / "plain", model_folder, rows_file, more)
     found = write_and_run(tmp_path / "z", model_folder, rows_file, more | {"model.cut_cross_entropy.z_loss": 0.01})
     (without,), (with_it,) = losses_of(plain), losses_of(found)
@@ -196,9 +200,7 @@ def dora(**more):
     return {"model.peft": peft, "plugins": [*SHIPPED, "peft"], **more}
 
 
-def test_a_head_that_is_not_one_matrix_is_refused_where_the_plugin_is_listed(
-    tmp_path, model_folder, rows_file, capsys
-):
+def test_a_head_that_is_not_one_matrix_is_refused_where_the_plugin_is_listed(tmp_path, model_folder, rows_file, capsys):
     changes = dora(plugins=[*PLUGINS, "peft"])
     file = builders.write_config(tmp_path, model_folder, rows_file, changes)
     said = printed_by(capsys, 2, "train", str(file)).err

@@ -278,9 +278,10 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "liger_cross_entropy", "write model.liger.cross_entropy, and liger under plugins"),
     (
         "A",
-        "liger_fused_linear_cross_entropy cut_cross_entropy",
+        "liger_fused_linear_cross_entropy",
         "write model.liger.fused_linear_cross_entropy, and liger under plugins",
     ),
+    ("A", "cut_cross_entropy", "write cut_cross_entropy under plugins"),
     ("A", "liger_use_token_scaling", "write model.liger.use_token_scaling, and liger under plugins"),
     ("TL", "use_liger_kernel use_liger enable_liger_kernel", "write liger under plugins"),
     ("L", "use_unsloth", "write liger under plugins for fused kernels"),
