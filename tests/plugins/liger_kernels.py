@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -13,6 +14,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dumbo.losses.token import next_token_cross_entropy
+from dumbo.plugins.cut_cross_entropy.loss import build_loss as build_cut_loss
+from dumbo.plugins.cut_cross_entropy.plugin import CutCrossEntropyOptions
 from dumbo.plugins.liger.kernels import apply_kernels
 from dumbo.plugins.liger.loss import build_loss
 from dumbo.plugins.liger.plugin import LigerOptions
@@ -79,11 +82,11 @@ def print_to_nobody(line):
     """The result alone goes to standard output."""
 
 
-def loss(options, kind="llama", *, smoothing=0.0, reference=None, prepare=None, **changes):
+def loss(options, kind="llama", *, smoothing=0.0, reference=None, prepare=None, compute=None, **changes):
     plain = model_of(kind, **changes)
     plain = plain if prepare is None else prepare(plain)
     fused = copy.deepcopy(plain)
-    compute = build_loss(LigerOptions(**OFF, **options), smoothing, print_to_nobody)
+    compute = compute or build_loss(LigerOptions(**OFF, **options), smoothing, print_to_nobody)
     expected = reference(plain) if reference else eager(plain, smoothing)
     worst = difference(gradients(fused, compute(fused, BATCH, ITEMS)), gradients(plain, expected))
     with torch.no_grad():  # an evaluation: neither smoothing nor scaling
@@ -133,6 +136,13 @@ def refusals():
     return found
 
 
+def of_cut_cross_entropy(kind="llama", *, smoothing=0.0, **changes):
+    """The plugin cut_cross_entropy with `backend: liger`."""
+    config = SimpleNamespace(trainer=SimpleNamespace(arguments=SimpleNamespace(label_smoothing_factor=smoothing)))
+    compute = build_cut_loss(CutCrossEntropyOptions(backend="liger"), config, print_to_nobody)
+    return loss({}, kind, smoothing=smoothing, compute=compute, **changes)
+
+
 FUSED, PLAIN = {"fused_linear_cross_entropy": True}, {"cross_entropy": True}
 
 KERNELS = {
@@ -159,6 +169,11 @@ LONG = {
     "fused, multiplied logits": lambda: loss(FUSED, "cohere", logit_scale=0.5),
     "fused, a model unknown to Liger": lambda: loss(FUSED, "gpt_neox"),
     "fused, adapter": lambda: loss(FUSED, prepare=with_adapter(target_modules=["q_proj"])),
+    "of cut_cross_entropy": of_cut_cross_entropy,
+    "of cut_cross_entropy, smoothed": lambda: of_cut_cross_entropy(smoothing=0.2),
+    "of cut_cross_entropy, capped logits": lambda: of_cut_cross_entropy(
+        "gemma2", final_logit_softcapping=2.0, head_dim=8
+    ),
     "fused, head saved whole": lambda: loss(FUSED, prepare=with_adapter(modules_to_save=["lm_head"])),
     "fused, rows of new tokens": lambda: loss(
         FUSED, prepare=with_adapter(trainable_token_indices={"embed_tokens": [7], "lm_head": [7, 11]})

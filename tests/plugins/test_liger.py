@@ -33,6 +33,9 @@ LONG_LOSSES = (
     "fused, multiplied logits",
     "fused, a model unknown to Liger",
     "fused, adapter",
+    "of cut_cross_entropy",
+    "of cut_cross_entropy, smoothed",
+    "of cut_cross_entropy, capped logits",
     "fused, head saved whole",
     "fused, rows of new tokens",
 )

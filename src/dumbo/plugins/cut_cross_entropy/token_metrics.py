@@ -17,15 +17,11 @@ class LogTokenMetrics(TrainerCallback):
         self._loss = loss
 
     def on_log(  # type: ignore[override]
-        self,
-        arguments: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **more: Any,
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         """Once per logged loss."""
-        if logs is None or "loss" not in logs:
+        logs = more["logs"]
+        if "loss" not in logs:
             return
         counts, self._loss.counts = self._loss.counts, None
         if counts is None:
