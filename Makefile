@@ -13,10 +13,10 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup test test-full test-gpu faults check format bench images clean
+.PHONY: help quickstart setup test test-full test-gpu architectures faults check format bench images clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN_STAMP)  ## train a small model from nothing, in about three minutes, and ask it something
 	test ! -e runs/quickstart || mv runs/quickstart runs/quickstart-$$(date +%Y%m%d-%H%M%S)
@@ -48,6 +48,9 @@ test-full: setup  ## run the long tests too, and keep the report in build/test-f
 
 test-gpu: setup  ## run the tests that need a CUDA device, one process for the device
 	$(BIN)/python -m pytest -m gpu $(TESTS)
+
+architectures: setup  ## compare the loss without logits in every architecture, and write docs/architectures.md
+	$(BIN)/python -m tests.architectures.table
 
 faults: setup  ## stop every kind of training in every way, let it go on, and write docs/reliability.md
 	$(BIN)/python -m tests.faults.matrix
