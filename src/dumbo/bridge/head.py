@@ -31,8 +31,6 @@ def leaving_logits(model: Any) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module, parts in _linear_layers(_head_module(model)):
-            if "forward" in vars(module):
-                raise HeadError("what the output head computes was replaced already")
             module.forward = _forward(parts)
             stack.callback(delattr, module, "forward")  # the instance's; the class has its own
         yield
@@ -113,7 +111,7 @@ def _head_module(model: Any) -> Any:
 def _linear_layers(module: Any) -> list[tuple[Any, _Parts]]:
     """The layers whose results are added up to the logits."""
     if hasattr(module, "token_adapter"):  # PEFT: some rows of its own
-        layer = module.token_adapter
+        layer = _untouched(module.token_adapter)
         return [(layer, lambda: (_with_rows(layer), layer.base_layer.bias))]
     if hasattr(module, "modules_to_save"):  # PEFT: a copy that is trained
         module = module.modules_to_save[module.active_adapters[0]]
@@ -140,4 +138,11 @@ def _linear_layer(module: Any) -> tuple[Any, _Parts]:
     fsdp = sys.modules.get("torch.distributed.fsdp")  # slow to import, and there where it is used
     if fsdp is not None and isinstance(module, fsdp.FSDPModule):
         raise HeadError("the output head is a unit of its own for FSDP, whose weights are there in its call alone")
-    return module, lambda: (module.weight, module.bias)
+    return _untouched(module), lambda: (module.weight, module.bias)
+
+
+def _untouched(module: Any) -> Any:
+    """With the forward of its class: who has put another in its place, as Accelerate does to move weights, needs it."""
+    if "forward" in vars(module):
+        raise HeadError("what the output head computes was replaced already")
+    return module

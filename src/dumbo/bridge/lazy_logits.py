@@ -11,11 +11,14 @@ from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map
 
 from dumbo.kernels.linear_cross_entropy import LossOptions, linear_cross_entropy
 from dumbo.kernels.linear_logits import LinearLogits, Step
@@ -29,18 +32,23 @@ class LazyLogits(Tensor):
     reason: str | None
     """What needed their values; None as long as nothing did."""
     _made: Tensor | None
+    _sharing: list[ref[LazyLogits]]
+    """All that are views of the same values."""
 
     @staticmethod
     def of(linear: LinearLogits) -> LazyLogits:
         """The logits that `linear` makes, as a result that leads to its tensors for who follows the graph."""
+        if not torch.is_grad_enabled():
+            linear = linear.replaced([tensor.detach() for tensor in linear.tensors])
         made: LazyLogits = _Carried.apply(linear, *linear.tensors)  # type: ignore[no-untyped-call]
         return made
 
     def values_of(self, reason: str) -> Tensor:
         """The logits themselves."""
         if self._made is None:
-            self.reason = reason
-            self._made = self.linear.materialise()
+            self.reason = self.reason or reason
+            with torch.set_grad_enabled(self.requires_grad):  # who asks first may want no gradients, others do
+                self._made = self.linear.materialise()
         return self._made
 
     @classmethod
@@ -52,24 +60,35 @@ class LazyLogits(Tensor):
         if func in _FACTS:
             with DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        handle = _NOTED.get(func)
-        if handle is not None and all(lazy.reason is None for lazy in _lazy(args)):
+        handle, lazy = _NOTED.get(func), _lazy((*args, *kwargs.values()))
+        if handle is not None and args and all(logits.reason is None for logits in lazy):
             result = handle(*args, **kwargs)
             if result is not None:
                 return result
         name = getattr(func, "__name__", str(func))
-        return func(*_with_values(args, name), **_with_values(kwargs, name))
+        before = [_version(logits.values_of(name)) for logits in lazy]
+        result = func(*_with_values(args, name), **_with_values(kwargs, name))
+        for logits, version in zip(lazy, before, strict=True):
+            if _version(logits.values_of(name)) != version:
+                _change(logits, None)
+        return result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """For what takes no notice of Python's seams; gradients come back through `_Carried`."""
+        if func._schema.is_mutable and _lazy(args[:1]):
+            raise RuntimeError(f"{func} would change logits in place that are left to the loss")
 
         def plain(value: Any) -> Any:
-            return value.linear.materialise().detach() if isinstance(value, LazyLogits) else value
+            if not isinstance(value, LazyLogits):
+                return value
+            value.reason = value.reason or str(func)
+            # No graph is recorded here, so that what is made cannot be kept.
+            return (value.linear.materialise() if value._made is None else value._made).detach()
 
-        return func(*map(plain, args), **{name: plain(value) for name, value in (kwargs or {}).items()})
+        return func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
 
     def __repr__(self) -> str:  # type: ignore[override]
         """Without the values."""
@@ -85,17 +104,24 @@ class _Carried(torch.autograd.Function):
         shape = (*linear.hidden[0].shape[:-1], linear.size)
         device, dtype = linear.hidden[0].device, linear.result_dtype
         made: LazyLogits = torch.Tensor._make_wrapper_subclass(LazyLogits, shape, dtype=dtype, device=device)
-        made.linear, made.reason, made._made = linear, None, None
+        made.linear, made.reason, made._made, made._sharing = linear, None, None, [ref(made)]
         ctx.linear = linear.replaced(())
         ctx.save_for_backward(*tensors)
         return made
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        if ctx.linear is None:
+            raise RuntimeError("the logits were changed in place, and then used by what sees only how they were made")
+        needs = ctx.needs_input_grad[1:]
+        saved = zip(ctx.saved_tensors, needs, strict=True)
+        tensors = [tensor.detach().requires_grad_(need) for tensor, need in saved]
         with torch.enable_grad():
             values = ctx.linear.replaced(tensors).materialise()
-        return None, *torch.autograd.grad(values, tensors, upstream)
+        needed = [tensor for tensor in tensors if tensor.requires_grad]
+        found = iter(torch.autograd.grad(values, needed, upstream))
+        return None, *(next(found) if need else None for need in needs)
 
 
 def _lazy(args: Sequence[Any]) -> list[LazyLogits]:
@@ -112,48 +138,68 @@ def _with_values(value: Any, reason: str) -> Any:
     return value
 
 
-def _number(value: Any) -> float | None:
+def _version(values: Tensor) -> int:
+    return 0 if values.is_inference() else values._version
+
+
+def _change(logits: LazyLogits, linear: LinearLogits | None) -> None:
+    """What was made of `logits` in place: None for what cannot be said, in which case they have their values."""
+    if any(other() is not None and other() is not logits for other in logits._sharing):
+        raise RuntimeError("logits that are left to the loss were changed in place while there are views of them")
+    if linear is not None:
+        logits.linear = linear
+    if logits.grad_fn is not None:
+        logits.grad_fn.linear = None if linear is None else linear.replaced(())  # the context of `_Carried`
+
+
+def _number(value: Any, logits: Tensor) -> float | None:
+    """A constant by which nothing but the values changes."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    is_constant = isinstance(value, Tensor) and not isinstance(value, LazyLogits) and not value.requires_grad
-    return float(value) if is_constant and value.numel() == 1 else None
+    if not isinstance(value, Tensor) or isinstance(value, LazyLogits) or value.requires_grad or value.is_complex():
+        return None
+    is_of_one = value.dim() == 0 or (value.numel() == 1 and value.dim() <= logits.dim() and value.dtype == logits.dtype)
+    return float(value) if is_of_one else None
 
 
 def _step(logits: LazyLogits, step: Step) -> LazyLogits:
     return LazyLogits.of(replace(logits.linear, steps=(*logits.linear.steps, step)))
 
 
-def _scale(one: Any, other: Any, **named: Any) -> LazyLogits | None:
-    logits, by = (one, other) if isinstance(one, LazyLogits) else (other, one)
-    factor = _number(by)
+# The names of parameters are PyTorch's, by which they may be given.
+
+
+def _scale(input: Any, other: Any, **named: Any) -> LazyLogits | None:
+    logits, by = (input, other) if isinstance(input, LazyLogits) else (other, input)
+    factor = _number(by, logits)
     return None if factor is None or named else _step(logits, Step("scale", factor))
 
 
-def _divide(logits: Any, by: Any, **named: Any) -> LazyLogits | None:
-    divisor = _number(by) if isinstance(logits, LazyLogits) else None
-    return None if not divisor or named else _step(logits, Step("scale", 1 / divisor))
+def _divide(input: Any, other: Any, **named: Any) -> LazyLogits | None:
+    divisor = _number(other, input) if isinstance(input, LazyLogits) else None
+    return None if not divisor or named else _step(input, Step("scale", 1 / divisor))
 
 
 def _in_place(handle: Callable[..., LazyLogits | None]) -> Callable[..., LazyLogits | None]:
-    def change(logits: Any, *args: Any, **named: Any) -> LazyLogits | None:
-        found = handle(logits, *args, **named) if isinstance(logits, LazyLogits) else None
+    def change(input: Any, *args: Any, **named: Any) -> LazyLogits | None:
+        found = handle(input, *args, **named) if isinstance(input, LazyLogits) else None
         if found is None:
             return None
-        logits.linear = found.linear
-        return logits  # type: ignore[no-any-return]
+        _change(input, found.linear)
+        return input  # type: ignore[no-any-return]
 
     return change
 
 
-def _tanh(logits: LazyLogits) -> LazyLogits:
-    return _step(logits, Step("tanh"))
+def _tanh(input: LazyLogits, **named: Any) -> LazyLogits | None:
+    return None if named else _step(input, Step("tanh"))
 
 
-def _add(one: Any, other: Any, **named: Any) -> LazyLogits | None:
+def _add(input: Any, other: Any, **named: Any) -> LazyLogits | None:
     """A head and a low-rank update of it: the scale of the update goes into its hidden states."""
-    if named or not (isinstance(one, LazyLogits) and isinstance(other, LazyLogits)):
+    if named or not (isinstance(input, LazyLogits) and isinstance(other, LazyLogits)) or input.shape != other.shape:
         return None
-    head, update = one.linear, other.linear
+    head, update = input.linear, other.linear
     is_scaled = all(step.kind == "scale" for step in update.steps)
     if head.steps or not is_scaled or update.bias is not None or head.result_dtype != update.result_dtype:
         return None
@@ -166,16 +212,16 @@ def _add(one: Any, other: Any, **named: Any) -> LazyLogits | None:
 
 
 def _to(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits | None:
-    dtype = logits.linear.result_dtype
+    dtype = logits.dtype
     for value in (*args, *named.values()):
-        if isinstance(value, LazyLogits):
-            dtype = value.linear.result_dtype
-        elif isinstance(value, Tensor):
-            dtype = value.dtype
-        elif isinstance(value, torch.dtype):
+        if isinstance(value, torch.dtype):
             dtype = value
+        elif isinstance(value, Tensor):
+            if value.device != logits.device:
+                return None
+            dtype = value.dtype
         elif isinstance(value, str | torch.device):
-            if torch.device(value).type != logits.device.type:
+            if torch.empty(0, device=value).device != logits.device:
                 return None
         elif not isinstance(value, bool) and value is not None:
             return None
@@ -185,25 +231,38 @@ def _to(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits | None:
 def _cast(logits: LazyLogits, dtype: torch.dtype) -> LazyLogits | None:
     if not dtype.is_floating_point:
         return None
-    return logits if dtype == logits.linear.result_dtype else _step(logits, Step("cast", dtype))
+    return logits if dtype == logits.dtype else _step(logits, Step("cast", dtype))
 
 
-def _same(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits:
-    return LazyLogits.of(logits.linear)
+def _cast_to(dtype: torch.dtype) -> Callable[..., LazyLogits | None]:
+    return lambda logits, **named: None if named else _cast(logits, dtype)
 
 
-def _detach(logits: LazyLogits) -> LazyLogits:
-    linear = logits.linear
-    return LazyLogits.of(linear.replaced([tensor.detach() for tensor in linear.tensors]))
+def _copied(input: LazyLogits, **named: Any) -> LazyLogits | None:
+    return None if named else LazyLogits.of(input.linear)
+
+
+def _detach(input: LazyLogits) -> LazyLogits:
+    linear = input.linear
+    return _shared(input, linear.replaced([tensor.detach() for tensor in linear.tensors]))
 
 
 def _with_hidden(logits: LazyLogits, change: Callable[[Tensor], Tensor]) -> LazyLogits:
     hidden = tuple(change(state) for state in logits.linear.hidden)
-    return LazyLogits.of(replace(logits.linear, hidden=hidden))
+    return _shared(logits, replace(logits.linear, hidden=hidden))
+
+
+def _shared(logits: LazyLogits, linear: LinearLogits) -> LazyLogits:
+    """A view."""
+    view = LazyLogits.of(linear)
+    logits._sharing = [other for other in logits._sharing if other() is not None]
+    logits._sharing.append(ref(view))
+    view._sharing = logits._sharing
+    return view
 
 
 def _view(logits: LazyLogits, *shape: Any, **named: Any) -> LazyLogits | None:
-    if len(shape) == 1 and not isinstance(shape[0], int):
+    if len(shape) == 1 and isinstance(shape[0], Tensor | list | tuple):
         shape = tuple(shape[0].shape) if isinstance(shape[0], Tensor) else tuple(shape[0])
     if named or not shape or not all(isinstance(length, int) for length in shape):
         return None
@@ -215,15 +274,15 @@ def _view(logits: LazyLogits, *shape: Any, **named: Any) -> LazyLogits | None:
     return _with_hidden(logits, lambda state: state.reshape(*shape[:-1], state.shape[-1]))
 
 
-def _flatten(logits: LazyLogits, start_dim: int = 0, end_dim: int = -1) -> LazyLogits | None:
-    first, last = start_dim % logits.dim(), end_dim % logits.dim()
-    return None if last == logits.dim() - 1 else _with_hidden(logits, lambda state: state.flatten(first, last))
+def _flatten(input: LazyLogits, start_dim: int = 0, end_dim: int = -1) -> LazyLogits | None:
+    first, last = start_dim % input.dim(), end_dim % input.dim()
+    return None if last == input.dim() - 1 else _with_hidden(input, lambda state: state.flatten(first, last))
 
 
-def _squeeze(logits: LazyLogits, dim: Any = None) -> LazyLogits | None:
-    if not isinstance(dim, int) or dim % logits.dim() == logits.dim() - 1:
+def _squeeze(input: LazyLogits, dim: Any = None) -> LazyLogits | None:
+    if not isinstance(dim, int) or dim % input.dim() == input.dim() - 1:
         return None
-    return _with_hidden(logits, lambda state: state.squeeze(dim % logits.dim()))
+    return _with_hidden(input, lambda state: state.squeeze(dim % input.dim()))
 
 
 def _index(logits: LazyLogits, index: Any) -> LazyLogits | None:
@@ -245,7 +304,7 @@ def _index(logits: LazyLogits, index: Any) -> LazyLogits | None:
             bias = None if linear.bias is None else linear.bias[:size]
             linear = replace(linear, weights=tuple(weight[:size] for weight in linear.weights), bias=bias)
         parts = (*parts[:-1], slice(None))
-    return LazyLogits.of(replace(linear, hidden=tuple(state[parts] for state in linear.hidden)))
+    return _shared(logits, replace(linear, hidden=tuple(state[parts] for state in linear.hidden)))
 
 
 def _is_mask(part: Any) -> bool:
@@ -307,12 +366,13 @@ _HANDLERS: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (_tanh, (torch.tanh, Tensor.tanh, F.tanh)),
     (_add, (Tensor.add, torch.add, Tensor.__add__, Tensor.__radd__)),
     (_to, (Tensor.to, Tensor.type_as)),
-    (lambda logits: _cast(logits, torch.float32), (Tensor.float,)),
-    (lambda logits: _cast(logits, torch.float64), (Tensor.double,)),
-    (lambda logits: _cast(logits, torch.bfloat16), (Tensor.bfloat16,)),
-    (lambda logits: _cast(logits, torch.float16), (Tensor.half,)),
-    (_same, (Tensor.contiguous, Tensor.clone, torch.clone)),
-    (lambda logits: logits if logits.device.type == "cpu" else None, (Tensor.cpu,)),
+    (_cast_to(torch.float32), (Tensor.float,)),
+    (_cast_to(torch.float64), (Tensor.double,)),
+    (_cast_to(torch.bfloat16), (Tensor.bfloat16,)),
+    (_cast_to(torch.float16), (Tensor.half,)),
+    (_copied, (Tensor.clone, torch.clone)),
+    (lambda logits, **named: None if named else _shared(logits, logits.linear), (Tensor.contiguous,)),
+    (lambda logits, **named: None if named or logits.device.type != "cpu" else logits, (Tensor.cpu,)),
     (_view, (Tensor.view, Tensor.reshape, torch.reshape, Tensor.view_as)),
     (_flatten, (torch.flatten, Tensor.flatten)),
     (_squeeze, (torch.squeeze, Tensor.squeeze)),
