@@ -148,8 +148,9 @@ def _change(logits: LazyLogits, linear: LinearLogits | None) -> None:
         raise RuntimeError("logits that are left to the loss were changed in place while there are views of them")
     if linear is not None:
         logits.linear = linear
-    if logits.grad_fn is not None:
-        logits.grad_fn.linear = None if linear is None else linear.replaced(())  # the context of `_Carried`
+    context: Any = logits.grad_fn  # of `_Carried`
+    if context is not None:
+        context.linear = None if linear is None else linear.replaced(())
 
 
 def _number(value: Any, logits: Tensor) -> float | None:
