@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
 from torch.autograd.function import once_differentiable
+from torch.nn.parallel.distributed import _DDPSink
 from torch.utils._pytree import tree_map
 
 from dumbo.kernels.linear_cross_entropy import LossOptions, linear_cross_entropy
@@ -27,10 +28,8 @@ from dumbo.kernels.linear_logits import LinearLogits, Step
 class LazyLogits(Tensor):
     """[..., vocabulary], of which only shape, type and device are there, until values are asked for."""
 
-    linear: LinearLogits
-    """What would make them."""
-    reason: str | None
-    """What needed their values; None as long as nothing did."""
+    _linear: LinearLogits
+    _reason: str | None
     _made: Tensor | None
     _sharing: list[ref[LazyLogits]]
     """All that are views of the same values."""
@@ -38,18 +37,34 @@ class LazyLogits(Tensor):
     @staticmethod
     def of(linear: LinearLogits) -> LazyLogits:
         """The logits that `linear` makes, as a result that leads to its tensors for who follows the graph."""
-        if not torch.is_grad_enabled():
-            linear = linear.replaced([tensor.detach() for tensor in linear.tensors])
         made: LazyLogits = _Carried.apply(linear, *linear.tensors)  # type: ignore[no-untyped-call]
         return made
+
+    @property
+    def linear(self) -> LinearLogits:
+        """What would make them; without gradients where they have none."""
+        if self.requires_grad:
+            return self._linear
+        return self._linear.replaced([tensor.detach() for tensor in self._linear.tensors])
+
+    @property
+    def reason(self) -> str | None:
+        """What needed their values; None as long as nothing did."""
+        return self._reason or (_leads_elsewhere(self) and type(self.grad_fn).__name__) or None
 
     def values_of(self, reason: str) -> Tensor:
         """The logits themselves."""
         if self._made is None:
-            self.reason = self.reason or reason
+            self._reason = self.reason or reason
             with torch.set_grad_enabled(self.requires_grad):  # who asks first may want no gradients, others do
-                self._made = self.linear.materialise()
+                self._made = self._values()
         return self._made
+
+    def _values(self) -> Tensor:
+        if not _leads_elsewhere(self):
+            return self.linear.materialise()
+        with DisableTorchFunctionSubclass():
+            return torch.clone(self)
 
     @classmethod
     def __torch_function__(
@@ -84,7 +99,7 @@ class LazyLogits(Tensor):
         def plain(value: Any) -> Any:
             if not isinstance(value, LazyLogits):
                 return value
-            value.reason = value.reason or str(func)
+            value._reason = value.reason or str(func)
             # No graph is recorded here, so that what is made cannot be kept.
             return (value.linear.materialise() if value._made is None else value._made).detach()
 
@@ -104,7 +119,7 @@ class _Carried(torch.autograd.Function):
         shape = (*linear.hidden[0].shape[:-1], linear.size)
         device, dtype = linear.hidden[0].device, linear.result_dtype
         made: LazyLogits = torch.Tensor._make_wrapper_subclass(LazyLogits, shape, dtype=dtype, device=device)
-        made.linear, made.reason, made._made, made._sharing = linear, None, None, [ref(made)]
+        made._linear, made._reason, made._made, made._sharing = linear, None, None, [ref(made)]
         ctx.linear = linear.replaced(())
         ctx.save_for_backward(*tensors)
         return made
@@ -138,6 +153,17 @@ def _with_values(value: Any, reason: str) -> Any:
     return value
 
 
+def _leads_elsewhere(logits: LazyLogits) -> bool:
+    """Whether a function of somebody passes them on, and is to have their gradient.
+
+    DDP's own only passes it on, and DDP does without that, except for what it calls a static graph.
+    """
+    node: Any = logits.grad_fn
+    if node is None or type(node) is _Carried._backward_cls:
+        return False
+    return type(node) is not _DDPSink._backward_cls or node.ddp_weakref().static_graph
+
+
 def _version(values: Tensor) -> int:
     return 0 if values.is_inference() else values._version
 
@@ -146,9 +172,11 @@ def _change(logits: LazyLogits, linear: LinearLogits | None) -> None:
     """What was made of `logits` in place: None for what cannot be said, in which case they have their values."""
     if any(other() is not None and other() is not logits for other in logits._sharing):
         raise RuntimeError("logits that are left to the loss were changed in place while there are views of them")
+    context: Any = logits.grad_fn
+    if context is not None and type(context) is not _Carried._backward_cls:
+        raise RuntimeError("logits that are left to the loss were changed in place after a function of gradients")
     if linear is not None:
-        logits.linear = linear
-    context: Any = logits.grad_fn  # of `_Carried`
+        logits._linear = linear
     if context is not None:
         context.linear = None if linear is None else linear.replaced(())
 

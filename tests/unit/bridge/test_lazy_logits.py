@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from dumbo.bridge.head import HeadError, head_shape, leaving_logits
@@ -305,6 +306,46 @@ def test_functions_that_take_no_notice_have_the_values_and_give_gradients(change
     ours, theirs = Squares.apply(lazy), Squares.apply(plain)
     assert_close(torch.Tensor(ours), torch.Tensor(theirs))
     assert_close(gradients(ours, tensors), gradients(theirs, others))
+
+
+class Half(torch.autograd.Function):
+    """Passes on what it is given, and half of the gradient."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream / 2
+
+
+def test_functions_that_pass_logits_on_have_their_gradient():
+    tensors, others = leaves(), leaves()
+    lazy, plain = Half.apply(LazyLogits.of(linear(tensors)) * 2.0), Half.apply(stock(others) * 2.0)
+    assert lazy.reason == "HalfBackward"
+    assert_same(lazy * 3.0, plain * 3.0, tensors, others)
+    with pytest.raises(RuntimeError, match="after a function of gradients"):
+        Half.apply(LazyLogits.of(linear(tensors))).mul_(2.0)
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+def test_ddp_that_looks_for_unused_parameters_passes_them_on(is_static):
+    model, alone = builders.build_tiny_model(64), builders.build_tiny_model(64)
+    ids = torch.arange(12).view(2, 6)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model, find_unused_parameters=not is_static, static_graph=is_static)
+        for step in range(2):
+            with leaving_logits(wrapped):
+                logits = wrapped(input_ids=ids).logits
+                assert logits.reason == ("_DDPSinkBackward" if is_static and step == 0 else None)
+                F.cross_entropy(logits.view(-1, 64), ids.view(-1)).backward()
+            F.cross_entropy(alone(input_ids=ids).logits.view(-1, 64), ids.view(-1)).backward()
+            assert_close([p.grad for p in model.parameters()], [p.grad for p in alone.parameters()])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_operators_below_python_s_functions_have_the_values():
