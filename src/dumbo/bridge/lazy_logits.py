@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -57,14 +58,12 @@ class LazyLogits(Tensor):
         if self._made is None:
             self._reason = self.reason or reason
             with torch.set_grad_enabled(self.requires_grad):  # who asks first may want no gradients, others do
-                self._made = self._values()
+                if _leads_elsewhere(self):
+                    with DisableTorchFunctionSubclass():
+                        self._made = torch.clone(self)
+                else:
+                    self._made = self.linear.materialise()
         return self._made
-
-    def _values(self) -> Tensor:
-        if not _leads_elsewhere(self):
-            return self.linear.materialise()
-        with DisableTorchFunctionSubclass():
-            return torch.clone(self)
 
     @classmethod
     def __torch_function__(
@@ -159,9 +158,10 @@ def _leads_elsewhere(logits: LazyLogits) -> bool:
     DDP's own only passes it on, and DDP does without that, except for what it calls a static graph.
     """
     node: Any = logits.grad_fn
-    if node is None or type(node) is _Carried._backward_cls:
-        return False
-    return type(node) is not _DDPSink._backward_cls or node.ddp_weakref().static_graph
+    kind = type(node)
+    if kind is _DDPSink._backward_cls:
+        return bool(node.ddp_weakref().static_graph)
+    return node is not None and kind is not _Carried._backward_cls
 
 
 def _version(values: Tensor) -> int:
@@ -173,7 +173,8 @@ def _change(logits: LazyLogits, linear: LinearLogits | None) -> None:
     if any(other() is not None and other() is not logits for other in logits._sharing):
         raise RuntimeError("logits that are left to the loss were changed in place while there are views of them")
     context: Any = logits.grad_fn
-    if context is not None and type(context) is not _Carried._backward_cls:
+    kind = type(context)
+    if context is not None and kind is not _Carried._backward_cls:
         raise RuntimeError("logits that are left to the loss were changed in place after a function of gradients")
     if linear is not None:
         logits._linear = linear
@@ -257,18 +258,10 @@ def _to(logits: LazyLogits, *args: Any, **named: Any) -> LazyLogits | None:
     return _cast(logits, dtype)
 
 
-def _cast(logits: LazyLogits, dtype: torch.dtype) -> LazyLogits | None:
-    if not dtype.is_floating_point:
+def _cast(logits: LazyLogits, dtype: torch.dtype, **named: Any) -> LazyLogits | None:
+    if named or not dtype.is_floating_point:
         return None
     return logits if dtype == logits.dtype else _step(logits, Step("cast", dtype))
-
-
-def _cast_to(dtype: torch.dtype) -> Callable[..., LazyLogits | None]:
-    return lambda logits, **named: None if named else _cast(logits, dtype)
-
-
-def _copied(input: LazyLogits, **named: Any) -> LazyLogits | None:
-    return None if named else LazyLogits.of(input.linear)
 
 
 def _detach(input: LazyLogits) -> LazyLogits:
@@ -395,11 +388,11 @@ _HANDLERS: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
     (_tanh, (torch.tanh, Tensor.tanh, F.tanh)),
     (_add, (Tensor.add, torch.add, Tensor.__add__, Tensor.__radd__)),
     (_to, (Tensor.to, Tensor.type_as)),
-    (_cast_to(torch.float32), (Tensor.float,)),
-    (_cast_to(torch.float64), (Tensor.double,)),
-    (_cast_to(torch.bfloat16), (Tensor.bfloat16,)),
-    (_cast_to(torch.float16), (Tensor.half,)),
-    (_copied, (Tensor.clone, torch.clone)),
+    (partial(_cast, dtype=torch.float32), (Tensor.float,)),
+    (partial(_cast, dtype=torch.float64), (Tensor.double,)),
+    (partial(_cast, dtype=torch.bfloat16), (Tensor.bfloat16,)),
+    (partial(_cast, dtype=torch.float16), (Tensor.half,)),
+    (lambda input, **named: None if named else LazyLogits.of(input.linear), (Tensor.clone, torch.clone)),
     (lambda logits, **named: None if named else _shared(logits, logits.linear), (Tensor.contiguous,)),
     (lambda logits, **named: None if named or logits.device.type != "cpu" else logits, (Tensor.cpu,)),
     (_view, (Tensor.view, Tensor.reshape, torch.reshape, Tensor.view_as)),
