@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 RUN_STAMP := $(VENV)/.setup-run-done
+BENCH ?= build/bench
 JOBS ?= 2
 WORKERS := -n $(JOBS) --dist worksteal
 
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup test test-full test-gpu architectures faults check format bench images clean
+.PHONY: help quickstart setup test test-full test-gpu architectures faults check format bench bench-full images clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,9 +66,21 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## time the start of the program, the making of rows, packed rows, streams, checkpoints; results go to benchmarks/results
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/prepare.py
+bench: setup  ## time trainings, the start of the program, the making of rows and more, in under 20 minutes, into build/bench
+	$(BIN)/python benchmarks/startup.py --repeat 3 --output $(BENCH)/startup.json
+	$(BIN)/python benchmarks/prepare.py --rows 5000 --repeat 1 --output $(BENCH)/prepare.json
+	$(BIN)/python benchmarks/sft.py --repeat 1 --output $(BENCH)/sft.json
+	$(BIN)/python benchmarks/packed_attention.py --repeat 3 --output $(BENCH)/packed_attention.json
+	$(BIN)/python benchmarks/packed_recurrent.py --repeat 3 --output $(BENCH)/packed_recurrent.json
+	$(BIN)/python benchmarks/streaming.py --megabytes 100 --output $(BENCH)/streaming.json
+	$(BIN)/python benchmarks/prepare_memory.py --megabytes 100 --output $(BENCH)/prepare_memory.json
+	$(BIN)/python benchmarks/checkpoints.py --repeat 1 --output $(BENCH)/checkpoints.json
+
+# PEERS='--peer llamafactory=PYTHON --peer axolotl=PYTHON' measures them too: see benchmarks/README.md.
+bench-full: setup  ## the same for hours, into benchmarks/results; PEERS names further peers
+	$(BIN)/python benchmarks/startup.py $(PEERS)
+	$(BIN)/python benchmarks/prepare.py $(PEERS)
+	$(BIN)/python benchmarks/sft.py $(PEERS)
 	$(BIN)/python benchmarks/packed_attention.py
 	$(BIN)/python benchmarks/packed_recurrent.py
 	$(BIN)/python benchmarks/streaming.py
