@@ -33,6 +33,7 @@ class StepClock(TrainerCallback):
         self._facts: dict[str, float] = {}
         self._forward_at = self._backward_ended_at = self._optimizer_at = self._inside = 0.0
         self._wall = self._processor = 0.0
+        self._pad: int | None = None
 
     def watch(self, model: torch.nn.Module) -> None:
         """From now on, look at `model` and at whichever optimizer is used."""
@@ -42,6 +43,7 @@ class StepClock(TrainerCallback):
             parameter.register_post_accumulate_grad_hook(self._gradient_is_there)
         register_optimizer_step_pre_hook(self._optimizer_begins)
         register_optimizer_step_post_hook(self._optimizer_ends)
+        self._pad = model.config.pad_token_id
         self._facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         self._facts["trained_parameters"] = sum(parameter.numel() for parameter in trained)
         self._wall, self._processor = time.perf_counter(), time.process_time()
@@ -49,7 +51,8 @@ class StepClock(TrainerCallback):
     def count(self, batch: Mapping[str, Any]) -> None:
         """Note the tokens of the batch that the next step, or one after it, is made of."""
         labels, ids = batch["labels"], batch["input_ids"]
-        tokens = count_tokens(ids, batch.get("attention_mask"))
+        mask = batch.get("attention_mask")
+        tokens = ids.numel() - count_padding(ids, labels, self._pad) if mask is None else count_attended(mask)
         supervised = int((labels[..., 1:] != -100).sum())
         self._counts.append({"positions": ids.numel(), "tokens": tokens, "supervised": supervised})
         if "SFT_BATCHES" in os.environ:
@@ -124,11 +127,20 @@ class StepClock(TrainerCallback):
         self._inside = self._backward_ended_at - self._forward_at + time.perf_counter() - self._optimizer_at
 
 
-def count_tokens(ids: Tensor, mask: Tensor | None) -> int:
-    """The positions that are no padding; a mask may also number documents, or say for each position what it sees."""
-    if mask is None:
-        return ids.numel()
+def count_attended(mask: Tensor) -> int:
+    """The positions that are no padding, by a mask of them, by one that numbers documents `[B, T]`, or by one that has
+    for each position what it sees `[B, 1, T, T]`."""
     if mask.ndim == 2:
         return int((mask > 0).sum())
     seen = mask[:, 0].diagonal(dim1=-2, dim2=-1)  # whether a token sees itself
     return int((seen if seen.dtype == torch.bool else seen == 0).sum())
+
+
+def count_padding(ids: Tensor, labels: Tensor, pad: int | None) -> int:
+    """The positions of a batch without a mask that are padding, though the same token may end turns: those that nobody
+    trains on, beside another one."""
+    padding = (ids == pad) & (labels == -100)
+    beside = torch.zeros_like(padding)
+    beside[..., 1:] |= padding[..., :-1]
+    beside[..., :-1] |= padding[..., 1:]
+    return int((padding & beside).sum())
