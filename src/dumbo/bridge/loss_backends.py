@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -66,7 +67,10 @@ def apple_cross_entropy(
     """
     from cut_cross_entropy import linear_cross_entropy
 
+    known = inspect.signature(linear_cross_entropy).parameters
     hidden, weight, bias, cap = _parts(logits, "Apple's kernel")
+    if bias is not None and "bias" not in known:
+        raise UnfitError("Apple's kernel has no bias in the version that is installed")
     _refuse(options.label_smoothing, "Apple's kernel", "label_smoothing_factor")
     _refuse(options.z_loss, "Apple's kernel", "z_loss")
     _refuse(options.with_metrics, "Apple's kernel", "token_metrics")
@@ -74,9 +78,11 @@ def apple_cross_entropy(
         return LinearLoss(hidden.float().sum() + weight.float().sum() * 0, None, None)
     if options.gradient_filter:
         more["filter_eps"] = options.gradient_filter
-    total: Tensor = linear_cross_entropy(
-        hidden, weight, targets_N, bias=bias, softcap=cap, reduction="sum", accum_e_fp32=True, accum_c_fp32=True, **more
-    )
+    # Version 25.1.1 has none of these.
+    more |= {name: True for name in ("accum_e_fp32", "accum_c_fp32") if name in known}
+    if bias is not None:
+        more["bias"] = bias
+    total: Tensor = linear_cross_entropy(hidden, weight, targets_N, softcap=cap, reduction="sum", **more)
     return LinearLoss(total, None, None)
 
 
