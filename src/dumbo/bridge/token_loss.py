@@ -90,8 +90,8 @@ class TokenLoss:
             with leaving_logits(model):
                 left: Tensor = model(**inputs).logits
             if not isinstance(left, LazyLogits) or left.reason is not None:
-                why = left.reason if isinstance(left, LazyLogits) else "it"
-                self._say_once("values", f"loss: all logits are held, as the model needs their values ({why})")
+                why = f" ({left.reason})" if isinstance(left, LazyLogits) else ""
+                self._say_once("values", f"loss: all logits are held, as the model needs their values{why}")
             return left
         held: Tensor = model(**inputs).logits
         return held
