@@ -77,12 +77,12 @@ def frozen(model, *trained):
     [
         {},
         {"smoothing": 0.2},
-        {"physical_batch_size": 1},
+        pytest.param({"physical_batch_size": 1}, marks=pytest.mark.full),
         {"physical_batch_size": 8},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
         {"max_grad_norm": 0.1},
-        {"neftune_noise_alpha": 5.0},
+        pytest.param({"neftune_noise_alpha": 5.0}, marks=pytest.mark.full),
     ],
     ids=str,
 )
@@ -132,10 +132,12 @@ ADAPTERS = {
         "trainable_token_indices": {"embed_tokens": NEW},
     },
 }
+COMMON = ("on the head", "the head saved whole", "rows of new tokens")
+SELDOM = [pytest.param(name, marks=pytest.mark.full) for name in ADAPTERS if name not in COMMON]
 
 
 @pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.full)])
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [*COMMON, *SELDOM])
 def test_an_adapter(tmp_path, model, rows, held_out, name, checkpointing):
     start = adapted(model, **ADAPTERS[name])
     _, left = assert_same(tmp_path, start, rows, held_out, gradient_checkpointing=checkpointing, learning_rate=1.0)
@@ -143,7 +145,9 @@ def test_an_adapter(tmp_path, model, rows, held_out, name, checkpointing):
         assert parameter.requires_grad or torch.equal(parameter, before)
 
 
-@pytest.mark.parametrize("name", ["rows of new tokens in the embeddings", "elsewhere"])
+@pytest.mark.parametrize(
+    "name", ["rows of new tokens in the embeddings", pytest.param("elsewhere", marks=pytest.mark.full)]
+)
 def test_an_adapter_on_a_tied_head(tmp_path, rows, held_out, name):
     assert_same(tmp_path, adapted(tied(), **ADAPTERS[name]), rows, held_out, learning_rate=1.0)
 
