@@ -18,7 +18,8 @@ from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, linear_c
 from dumbo.kernels.linear_logits import LinearLogits
 from dumbo.plugins.cut_cross_entropy.plugin import PACKAGES, CutCrossEntropyOptions
 
-_KERNELS: tuple[tuple[str, Compute], ...] = (("apple", apple_cross_entropy), ("liger", liger_cross_entropy))
+_KERNELS: tuple[tuple[str, Compute], ...] = (("liger", liger_cross_entropy), ("apple", apple_cross_entropy))
+"""In the order in which they are tried: the first adds gradients up in float32."""
 
 
 def check_head(model: Any) -> Any:

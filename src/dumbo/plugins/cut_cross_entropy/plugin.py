@@ -29,7 +29,7 @@ class CutCrossEntropyOptions(Section):
 
     backend: Literal["auto", "torch", "apple", "liger"] = "auto"
     """What computes it. `torch` runs everywhere and can do everything; `apple` and `liger` are kernels for GPUs, of the
-    packages cut-cross-entropy and liger-kernel. `auto`: on a GPU in 16 bits, `apple` or `liger` where they are
+    packages cut-cross-entropy and liger-kernel. `auto`: on a GPU in 16 bits, `liger` or `apple` where they are
     installed and can do what is asked for, else `torch`; which one is printed."""
     tile_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens whose logits are there at the same time. By default what takes 32 MiB on a CPU and 512 MiB on a GPU."""
