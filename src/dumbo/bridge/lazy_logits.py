@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel.distributed import _DDPSink
 from torch.utils._pytree import tree_map
 
+from dumbo.bridge.logit_views import indexed, viewed
 from dumbo.kernels.linear_cross_entropy import LossOptions, linear_cross_entropy
 from dumbo.kernels.linear_logits import LinearLogits, Step
 
@@ -155,13 +156,9 @@ def _with_values(value: Any, reason: str) -> Any:
 def _leads_elsewhere(logits: LazyLogits) -> bool:
     """Whether a function of somebody passes them on, and is to have their gradient.
 
-    DDP's own only passes it on, and DDP does without that, except for what it calls a static graph.
+    DDP's own only passes it on, and DDP does without that, except for a static graph, which `head_shape` refuses.
     """
-    node: Any = logits.grad_fn
-    kind = type(node)
-    if kind is _DDPSink._backward_cls:
-        return bool(node.ddp_weakref().static_graph)
-    return node is not None and kind is not _Carried._backward_cls
+    return logits.grad_fn is not None and type(logits.grad_fn) not in (_Carried._backward_cls, _DDPSink._backward_cls)
 
 
 def _version(values: Tensor) -> int:
@@ -284,16 +281,8 @@ def _shared(logits: LazyLogits, linear: LinearLogits) -> LazyLogits:
 
 
 def _view(logits: LazyLogits, *shape: Any, **named: Any) -> LazyLogits | None:
-    if len(shape) == 1 and isinstance(shape[0], Tensor | list | tuple):
-        shape = tuple(shape[0].shape) if isinstance(shape[0], Tensor) else tuple(shape[0])
-    if named or not shape or not all(isinstance(length, int) for length in shape):
-        return None
-    size, last = logits.linear.size, shape[-1]
-    if last == -1 and logits.numel() and prod(shape[:-1]) * size != logits.numel():
-        return None
-    if last not in (size, -1):
-        return None
-    return _with_hidden(logits, lambda state: state.reshape(*shape[:-1], state.shape[-1]))
+    found = None if named else viewed(logits.linear, shape)
+    return None if found is None else _shared(logits, found)
 
 
 def _flatten(input: LazyLogits, start_dim: int = 0, end_dim: int = -1) -> LazyLogits | None:
@@ -308,29 +297,8 @@ def _squeeze(input: LazyLogits, dim: Any = None) -> LazyLogits | None:
 
 
 def _index(logits: LazyLogits, index: Any) -> LazyLogits | None:
-    """Of some tokens all logits, or of all tokens the first logits."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(part is None for part in parts):
-        return None
-    used = sum(part.dim() if _is_mask(part) else part is not Ellipsis for part in parts)
-    if used > logits.dim():
-        return None
-    reaches_last = used == logits.dim() or (parts[-1] is not Ellipsis and any(part is Ellipsis for part in parts))
-    linear = logits.linear
-    if reaches_last:
-        last = parts[-1]
-        if not isinstance(last, slice) or last.start not in (None, 0) or last.step not in (None, 1):
-            return None
-        size = len(range(linear.size)[last])
-        if size < linear.size:
-            bias = None if linear.bias is None else linear.bias[:size]
-            linear = replace(linear, weights=tuple(weight[:size] for weight in linear.weights), bias=bias)
-        parts = (*parts[:-1], slice(None))
-    return _shared(logits, replace(linear, hidden=tuple(state[parts] for state in linear.hidden)))
-
-
-def _is_mask(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.dtype == torch.bool
+    found = indexed(logits.linear, index)
+    return None if found is None else _shared(logits, found)
 
 
 def _register_hook(logits: LazyLogits, hook: Callable[..., Any]) -> Any:
