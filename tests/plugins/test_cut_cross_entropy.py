@@ -53,7 +53,7 @@ def test_a_run_is_the_same_with_it(tmp_path, model_folder, rows_file, capsys, na
     capsys.readouterr()
     cut = changes | {"plugins": PLUGINS, "model.cut_cross_entropy.tile_tokens": 16}
     left = write_and_run(tmp_path / "cut", model_folder, rows_file, cut)
-    assert capsys.readouterr().out.count("loss: 16 tokens at a time; the logits of ") == 1
+    assert capsys.readouterr().out.count("loss: logits are made for 16 trained tokens at a time; ") == 1
     assert_same_run(plain, left, TOLERANCES.get(name, 1e-5))
 
 
