@@ -232,9 +232,9 @@ class Sweep:
         if self._bias is not None and self._needs[-1]:
             self._gradients[-1][columns] += gz.sum(0)  # type: ignore[index]
         chosen: Any = columns
-        if self._filter and columns == slice(None):
-            chosen = (gz.abs().amax(0) >= self._filter).nonzero()[:, 0]
-            gz = gz[:, chosen]
+        if self._filter and gz.numel():
+            large = (gz.abs().amax(0) >= self._filter).nonzero()[:, 0]
+            gz, chosen = gz[:, large], large + (columns.start or 0)
         gz = gz.to(self._compute)
         for place, (hidden, weight) in enumerate(zip(self._hidden, self._weights, strict=True)):
             of_hidden, of_weight = self._gradients[place], self._gradients[count + place]
