@@ -1,7 +1,7 @@
 """A training loop without a framework: what `sft.py` holds dumbo against.
 
 `PYTHON benchmarks/sft_bare.py RUN.json`. The same class of model with the same attention, the same batches in the same
-order, ready made, the same optimizer, schedule and clipping, and the loss of supervised tokens alone.
+order, ready made, the same optimizer, schedule and clipping, and the same kernels for packed attention and the loss.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from sft_clock import StepClock
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from dumbo.bridge.token_loss import TokenLoss
+from dumbo.kernels.linear_cross_entropy import LossOptions
+from dumbo.losses.token import count_supervised
 
 
 def main() -> None:
@@ -29,13 +32,14 @@ def main() -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=run["learning_rate"], weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(batches))
+    compute = TokenLoss(LossOptions(), lambda line: None)
     model.train()
     clock.watch(model)
     for batch in batches:
         clock.count(batch)
         batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            loss = loss_of(model, batch)
+            loss = compute(model, batch, count_supervised(batch["labels"]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -60,13 +64,6 @@ def prepared(model: Any, run: dict[str, Any], dtype: torch.dtype, device: str) -
 
         prepare_for_packing(model, None, None if dtype == torch.float32 else dtype)
     return model
-
-
-def loss_of(model: Any, batch: dict[str, Any]) -> Tensor:
-    """Mean over supervised tokens; the logits of others are not copied."""
-    targets = F.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
-    supervised = targets != -100
-    return F.cross_entropy(model(**batch).logits[supervised].float(), targets[supervised])
 
 
 if __name__ == "__main__":
