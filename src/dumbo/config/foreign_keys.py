@@ -281,7 +281,6 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
         "liger_fused_linear_cross_entropy",
         "write model.liger.fused_linear_cross_entropy, and liger under plugins",
     ),
-    ("A", "cut_cross_entropy", "write cut_cross_entropy under plugins"),
     ("A", "liger_use_token_scaling", "write model.liger.use_token_scaling, and liger under plugins"),
     ("TL", "use_liger_kernel use_liger enable_liger_kernel", "write liger under plugins"),
     ("L", "use_unsloth", "write liger under plugins for fused kernels"),
@@ -297,6 +296,7 @@ FOREIGN_KEYS: Mapping[str, str] = MappingProxyType({key: hint for _, keys, hint 
 FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
     {
         "datasets.chat_template": "write train_format: {type: chat_template, chat_template: ...}",
+        "cut_cross_entropy": "write cut_cross_entropy under plugins",
         "model.name": "write model.base_model",
         "streaming": "write trainer.data.streaming, with trainer.data.sequence_length and trainer.arguments.max_steps",
         "model.path": "write model.base_model",

@@ -193,7 +193,7 @@ def test_explain_knows_keys_of_other_tools(capsys):
         ("lora", ["'dumbo explain' lists the sections"]),
         ("lerning_rate", ["did you mean trainer.arguments.learning_rate?", "'dumbo explain' lists the sections"]),
         (
-            "trainer.zloss",
+            "trainer.zebra",
             ["for a plugin in a file: dumbo plugins './file.py:Class'", "'dumbo explain' lists the sections"],
         ),
     ],
