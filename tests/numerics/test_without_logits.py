@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.utils import ModelOutput
 
 from dumbo.bridge.token_loss import TokenLoss
 from dumbo.kernels.linear_cross_entropy import LossOptions
@@ -351,3 +352,23 @@ def test_training_under_autocast(tmp_path, model, rows, held_out):
 def test_training_weights_in_bfloat16(tmp_path, model, rows, held_out):
     start = copy.deepcopy(model).to(torch.bfloat16)
     assert_same(tmp_path, start, rows, held_out, tolerance=2e-2)
+
+
+class Unknown(torch.nn.Module):
+    """A model of somebody's own, which shows neither a configuration nor a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Embedding(VOCABULARY, 8), torch.nn.Linear(8, VOCABULARY))
+
+    def forward(self, input_ids):
+        return ModelOutput(logits=self.inner(input_ids))
+
+
+def test_a_model_that_shows_no_head_holds_its_logits_and_it_is_said_once():
+    model, said = Unknown(), []
+    loss, ids = without_logits(said), torch.arange(12).view(2, 6)
+    found = [loss(model, {"input_ids": ids, "labels": ids}, torch.tensor(10)) for _ in range(2)]
+    expected = next_token_cross_entropy(model(ids).logits, ids) / 10
+    assert [value.item() for value in found] == [expected.item()] * 2
+    assert said == ["loss: all logits are held, as the model does not show its output head"]

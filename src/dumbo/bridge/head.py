@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -93,16 +93,19 @@ def _plain(model: Any) -> Any:
         parts = vars(model)["_modules"]
         if "_orig_mod" in parts:
             model = parts["_orig_mod"]
-        elif hasattr(model, "config"):
+        elif hasattr(model, "config") or "module" not in parts:
             return model
         else:
-            model = model.module
+            model = parts["module"]
 
 
 def _head_module(model: Any) -> Any:
     if getattr(model, "static_graph", False):  # DDP then learns of the first backward pass by the values alone
         raise HeadError("the model is distributed with a static graph")
-    head = _plain(model).get_output_embeddings()
+    plain, head = _plain(model), None
+    if hasattr(plain, "get_output_embeddings"):  # a plugin may load any module
+        with suppress(NotImplementedError):
+            head = plain.get_output_embeddings()
     if head is None:
         raise HeadError("the model does not show its output head")
     return head
