@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, Strict, model_validator
+
+Words = Annotated[tuple[str, ...], Strict(False)]
+"""A list of texts, in YAML `[a, b]`; frozen, hence a tuple."""
 
 
 def _takes_tuple(annotation: Any) -> bool:
