@@ -2,7 +2,8 @@
 
 The feed-forward block and the attention's four layers of a Llama, each forward and backward, by turns in one process: the
 median of `--repeat` after one that is not counted. What is kept for the backward pass is counted tensor by tensor, each
-storage once, without the weights; copies of weights, which autocast makes, are counted apart. Outputs and gradients of both sides are compared before anything is timed.
+storage once, without the weights; copies of weights, which autocast makes, are counted apart. Gradients of both sides
+are compared before anything is timed.
 
 - `float32`: all in float32.
 - `autocast`: weights in float32, computing in bfloat16.

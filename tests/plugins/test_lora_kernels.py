@@ -360,7 +360,7 @@ def test_what_is_left_is_named(tmp_path, model_folder, rows_file, capsys):
             {"use_dora": True},
             [
                 "plugins: 'lora_kernels' has no effect: PEFT computes all layers of this model",
-                "LlamaMLP",
+                "mlp 2: gate_proj: DoRA",
                 "q_proj 2, k_proj 2, v_proj 2, o_proj 2, gate_proj 2, up_proj 2, down_proj 2: DoRA",
                 "remove 'lora_kernels' from plugins",
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,19 +18,24 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def lora_layer(module: Any, *, whole: bool = False) -> LoraLayer:
     """The layer that `module` is; one that is no matrix without its weight, unless it is asked for as a `whole`."""
-    (name,) = _active(module)
-    base, dropout = module.base_layer, module.lora_dropout[name]
-    a, b = module.lora_A[name], module.lora_B[name]
+    base, names = module.base_layer, _active(module)
     is_dense = _is_dense(base)
-    return LoraLayer(
+    alone = LoraLayer(
         weight=base.weight if is_dense else None,
         bias=base.bias if is_dense else None,
+        frozen=FourBits(base) if whole and not is_dense else None,
+    )
+    if not names:
+        return alone
+    name = names[0]
+    a, b, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
+    return replace(
+        alone,
         a=a.weight,
         b=b.weight,
         added_bias=b.bias,
         scaling=module.scaling[name],
         dropout=dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0,
-        frozen=FourBits(base) if whole and not is_dense else None,
     )
 
 
@@ -45,7 +51,7 @@ def lora_refusal(module: Any, *, whole: bool = False, within: Callable[..., Any]
     forward = vars(module).get("forward")
     if forward is not None and getattr(forward, "__func__", forward) is not within:
         return "what it computes was replaced already"
-    return _adapter_refusal(module) or _base_refusal(module.base_layer, whole) or _looked_at(module, whole)
+    return _adapter_refusal(module, whole) or _base_refusal(module.base_layer, whole) or _looked_at(module, whole)
 
 
 def linear_refusal(module: nn.Linear) -> str | None:
@@ -86,10 +92,12 @@ def _active(module: Any) -> list[str]:
     return [name for name in module.active_adapters if name in module.lora_A]
 
 
-def _adapter_refusal(module: Any) -> str | None:
+def _adapter_refusal(module: Any, whole: bool) -> str | None:
     if module.disable_adapters or module.merged:
         return "its adapter is switched off or merged"
     names = _active(module)
+    if whole and not names:
+        return None
     if len(names) != 1:
         return f"{len(names)} adapters are active"
     if module.use_dora.get(names[0], False):
@@ -119,10 +127,8 @@ def _base_refusal(base: Any, whole: bool) -> str | None:
 
 def _looked_at(module: Any, whole: bool) -> str | None:
     """Hooks, and replacements, on what the kernels go past."""
-    (name,) = _active(module)
-    parts = [module.base_layer, module.lora_A[name], module.lora_B[name], module.lora_dropout[name]]
-    if not _is_dense(module.base_layer):
-        del parts[0]  # it is called
+    parts = [module.base_layer] if _is_dense(module.base_layer) else []  # another one is called
+    parts += [kept[name] for name in _active(module) for kept in (module.lora_A, module.lora_B, module.lora_dropout)]
     if whole and any(getattr(module, hooks) for hooks in _HOOKS):
         return "hooks on it"
     return next((why for part in parts if (why := _hooked(part))), None)

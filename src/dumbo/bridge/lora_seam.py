@@ -112,9 +112,11 @@ def _autocast_type(x: Tensor) -> torch.dtype | None:
 def _block(module: Any, names: _Names) -> GatedBlock | None:
     """The block that `module` is at this moment; None where a part of it is not for the kernels."""
     parts = [getattr(module, name) for name in names[:3]]
-    if any(_part_refusal(part) for part in parts) or not any(isinstance(part, PeftLora) for part in parts):
+    if any(_part_refusal(part) for part in parts):
         return None
     gate, up, down = (_part(part) for part in parts)
+    if gate.a is None and up.a is None and down.a is None:
+        return None
     return GatedBlock(gate, up, down, getattr(module, names.activation))
 
 
@@ -185,29 +187,21 @@ def _orders(module: Any, linears: list[str], activations: list[str]) -> Iterator
 
 def _computes(module: Any, names: _Names) -> bool:
     """Whether the module's own `forward` is that of the block with these `names`, bit by bit, for some random tokens."""
-    block, was_training = _block(module, names), module.training
-    if block is None:
-        return False
-    weight = next(layer.weight for layer in block.layers if layer.weight is not None or layer.frozen is not None)
-    like = module.get_submodule(names.gate)
-    dtype = weight.dtype if weight is not None else torch.float32
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(1, _TRIED, like.in_features, generator=draw)
-    x = x.to(_device_of(module), dtype)
+    gate = getattr(module, names.gate)
+    weight = gate.base_layer.weight if isinstance(gate, PeftLora) else gate.weight
+    x = torch.randn(1, _TRIED, gate.in_features, generator=torch.Generator().manual_seed(0))
+    x = x.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
+    modes = [(part, part.training) for part in module.modules()]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         module.train()
         try:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             expected = type(module).forward(module, x)
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             block = _block(module, names)
-            found = gated_block(x, block, SharedCast(), None) if block is not None else None
+            found = None if block is None else gated_block(x, block, SharedCast(), None)
         finally:
-            module.train(was_training)
+            for part, mode in modes:
+                part.training = mode
     is_telling = isinstance(expected, Tensor) and bool(expected.isfinite().all()) and bool(expected.any())
     return is_telling and found is not None and torch.equal(found, expected)
-
-
-def _device_of(module: Any) -> torch.device:
-    device: torch.device = next(module.parameters()).device
-    return device

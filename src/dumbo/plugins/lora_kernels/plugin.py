@@ -31,7 +31,6 @@ class LoraKernelsPlugin(ModelPatcherPlugin):
     name = "lora_kernels"
     section = "model.lora_kernels"
     options_type = LoraKernelsOptions
-    packages = ("peft",)
     phase = Phase.KERNELS
     requires = frozenset({"peft"})
     after = frozenset({"liger"})  # it replaces whole blocks, whatever their layers compute
