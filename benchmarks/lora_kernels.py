@@ -1,9 +1,9 @@
 """Time and kept activations of layers with LoRA, with the kernels of `lora_kernels` and as PEFT composes them.
 
-The feed-forward block and the attention's four layers of a Llama, each forward and backward, by turns in one process: the
-median of `--repeat` after one that is not counted. What is kept for the backward pass is counted tensor by tensor, each
-storage once, without the weights; copies of weights, which autocast makes, are counted apart. Gradients of both sides
-are compared before anything is timed.
+The feed-forward block and the attention's four layers of a Llama, each forward and backward, by turns in one process:
+the median of `--repeat` after one that is not counted. What is kept for the backward pass is counted tensor by tensor,
+each storage once, without the weights; copies of weights, which autocast makes, are counted apart. Gradients of both
+sides are compared before anything is timed.
 
 - `float32`: all in float32.
 - `autocast`: weights in float32, computing in bfloat16.
@@ -19,7 +19,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,8 @@ def now(x: Tensor) -> float:
 
 
 def kept_bytes(model: nn.Module, x: Tensor, precision: str) -> tuple[int, int]:
-    """Bytes that a forward pass keeps for the backward pass, each storage once: of activations, and of copies of weights,
-    which autocast makes of those in float32. The weights themselves do not count."""
+    """Bytes that a forward pass keeps for the backward pass, each storage once: of activations, and of copies of
+    weights, which autocast makes of those in float32. The weights themselves do not count."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, tuple[int, bool]] = {}
     alive: list[Tensor] = []
@@ -186,7 +186,8 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
         peft, dumbo = (case[side] for side in SIDES)
         lines.append(
             f"{case['tokens']:6}  {case['precision']:9}  {case['part']:12}  {peft['ms']:7.1f}  {dumbo['ms']:8.1f}"
-            f"  {case['time_ratio']:5.2f}  {peft['kept_mib']:9.1f}  {dumbo['kept_mib']:16.1f}  {case['kept_ratio']:5.2f}"
+            f"  {case['time_ratio']:5.2f}  {peft['kept_mib']:9.1f}  {dumbo['kept_mib']:16.1f}"
+            f"  {case['kept_ratio']:5.2f}"
         )
     return "\n".join(lines)
 
@@ -207,7 +208,9 @@ def plot(cases: Sequence[dict[str, Any]], file: Path) -> None:
             axis.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2)
             for place, case in zip(places, cases, strict=True):
                 if name == "ms":
-                    axis.plot([place] * len(case[side]["ms_all"]), case[side]["ms_all"], ".", color="black", markersize=2)
+                    axis.plot(
+                        [place] * len(case[side]["ms_all"]), case[side]["ms_all"], ".", color="black", markersize=2
+                    )
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(len(cases)), labels, fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Layers with LoRA and gated blocks of them: values and gradients of the plain composition, and what is kept for them."""
+"""Layers with LoRA and gated blocks of them: values and gradients of the plain composition, and what is kept."""
 
 import copy
 import gc

@@ -1,4 +1,4 @@
-"""Every kind of adapter in every way of training is PEFT's own, trained by hand; the plugin's page has the table of it."""
+"""Every kind of adapter in every way of training is PEFT's own, trained by hand; the plugin's page has the table."""
 
 import itertools
 import zlib
@@ -151,7 +151,9 @@ def write(folder, model_folder, adapter, way) -> Path:
     folder.mkdir(parents=True)
     (folder / "fill.py").write_text(FILL)
     (folder / "stopper.py").write_text(STOPPER)
-    rows = [{name: [int(token) for token in row[name]] for name in ("input_ids", "labels")} for row in examples(adapter)]
+    rows = [
+        {name: [int(token) for token in row[name]] for name in ("input_ids", "labels")} for row in examples(adapter)
+    ]
     changes = {
         "datasets.0.data_format": "tokens",
         "datasets.0.train_format": "tokens",

@@ -1,4 +1,4 @@
-"""The plugin `lora_kernels`: the same training as with PEFT's own layers, whatever else is done, and what it refuses."""
+"""The plugin `lora_kernels`: the same training as with PEFT's own layers, in every way, and what it refuses."""
 
 import copy
 

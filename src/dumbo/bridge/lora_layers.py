@@ -80,7 +80,7 @@ class FourBits:
         return result
 
     def times(self, gradient: Tensor) -> Tensor:
-        """By the matrix that the four bits stand for, which is there for so long, as in the layer's own backward pass."""
+        """By the matrix that the four bits stand for, which is there for so long, as in the layer's own backward."""
         from bitsandbytes.functional import dequantize_4bit
 
         inner = gradient if self._layer.compute_dtype is None else gradient.to(self._layer.compute_dtype)

@@ -186,7 +186,7 @@ def _orders(module: Any, linears: list[str], activations: list[str]) -> Iterator
 
 
 def _computes(module: Any, names: _Names) -> bool:
-    """Whether the module's own `forward` is that of the block with these `names`, bit by bit, for some random tokens."""
+    """Whether the module's own `forward` is that of the block with these `names`, bit by bit, for random tokens."""
     gate = getattr(module, names.gate)
     weight = gate.base_layer.weight if isinstance(gate, PeftLora) else gate.weight
     x = torch.randn(1, _TRIED, gate.in_features, generator=torch.Generator().manual_seed(0))

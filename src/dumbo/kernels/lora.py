@@ -1,4 +1,4 @@
-"""LoRA on frozen linear layers, alone or as a gated feed-forward block, with few activations kept for the backward pass."""
+"""LoRA on frozen linear layers, alone or as a gated feed-forward block, with few activations kept for its gradients."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ def lora_linear(x: Tensor, layer: LoraLayer, shared: SharedCast, compute: torch.
     """The output [..., O] of `layer` for x [..., I].
 
     For the backward pass x is kept, as `compute` has it where that is narrower, and with dropout a byte for each of its
-    values. `x A^T` is made again, which costs r / O of the layer's work. With g for the gradient of y, N for the tokens:
+    values. `x A^T` is made again, which costs r / O of the layer's work. With g for the gradient of y, N tokens:
 
-        dx = g W + s (g B) A        dA = s (g B)^T x        dB = s g^T (x A^T)        db = sum_N g        dc = s sum_N g
+        dx = g W + s (g B) A      dA = s (g B)^T x      dB = s g^T (x A^T)      db = sum_N g      dc = s sum_N g
 
     Types are those of PEFT: W x in the type of x, A and B in their own, the sum in that of W x.
 
@@ -144,10 +144,10 @@ def lora_linear(x: Tensor, layer: LoraLayer, shared: SharedCast, compute: torch.
 def gated_block(x: Tensor, block: GatedBlock, shared: SharedCast, compute: torch.dtype | None) -> Tensor:
     """The output [..., H] of `block` for x [..., H].
 
-    For the backward pass x and the outputs of gate and up are kept, and with dropout a byte for each input of an A. PyTorch
-    would keep the activation and its product with up, too, and with adapters of a type of their own, or autocast, a copy of
-    the input for each layer: about twice as much. Activation and product are made again. With h = act(gate) * up and dh, the
-    gradient of `down`'s input as `lora_linear` has it:
+    For the backward pass x and the outputs of gate and up are kept, and with dropout a byte for each input of an A.
+    PyTorch would keep the activation and its product with up, too, and with adapters of a type of their own, or
+    autocast, a copy of the input for each layer: about twice as much. Activation and product are made again. With
+    h = act(gate) * up and dh, the gradient of `down`'s input as `lora_linear` has it:
 
         d up = dh * act(gate)       d gate = dh * up * act'(gate)       dx = the sum of both layers' dx
 
