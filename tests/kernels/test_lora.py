@@ -168,7 +168,7 @@ def test_what_is_not_trained_gets_no_gradient():
 
 def test_gradients_twice_over_are_the_same_and_gradients_of_gradients_are_refused():
     block, x = random_block(), inputs()
-    y = gated_block(x, block, SharedCast(), None).sum()
+    y = gated_block(x, block, SharedCast(), None).square().sum()
     once, again = (torch.autograd.grad(y, x, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(once, again), "nothing that is kept is overwritten"
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -194,7 +194,7 @@ def kept_bytes(compute, *known):
 
 @pytest.mark.parametrize(
     ("kind", "autocast", "share"),
-    [("float32", False, 0.5), ("bfloat16", False, 0.5), ("adapter in float32", False, 0.4), ("float32", True, 0.5)],
+    [("float32", False, 0.54), ("bfloat16", False, 0.54), ("adapter in float32", False, 0.4), ("float32", True, 0.5)],
 )
 def test_a_block_keeps_half_of_the_activations(kind, autocast, share):
     base, adapter = TYPES[kind]
@@ -205,14 +205,14 @@ def test_a_block_keeps_half_of_the_activations(kind, autocast, share):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         ours = kept_bytes(lambda: gated_block(x, block, SharedCast(), compute), *tensors)
         theirs = kept_bytes(lambda: plain_block(x, block), *tensors)
-    assert ours <= 1.05 * share * theirs, (ours, theirs)
+    assert ours <= share * theirs, (ours, theirs)
     width = (compute or base).itemsize
     assert ours == 128 * width * (64 + 2 * 176)
 
 
 def test_layers_with_the_same_input_keep_one_copy_of_it():
     layers, shared = [layer(64, 64, seed=seed) for seed in range(3)], SharedCast()
-    x = torch.randn(128, 64, requires_grad=True)
+    x = torch.randn(128, 64, requires_grad=True) * 1  # of leaves autocast keeps its copy
     tensors = [x, *(tensor for of in layers for tensor in of.tensors)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = kept_bytes(lambda: sum(lora_linear(x, of, shared, torch.bfloat16) for of in layers), *tensors)

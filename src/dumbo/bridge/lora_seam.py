@@ -47,23 +47,24 @@ def fuse_lora(model: nn.Module, *, blocks: bool, layers: bool) -> Found:
     shared = SharedCast()
     found = Found([], [], {}, {})
     inside: list[str] = []
-    for name, module in list(model.named_modules()) if blocks else []:
+    modules: list[tuple[str, Any]] = list(model.named_modules())
+    for name, module in modules if blocks else []:
         names, why = _names_of(module)
         if names is not None:
-            module.fused_names, module.fused_cast = names, shared  # type: ignore[assignment]
+            module.fused_names, module.fused_cast = names, shared
             module.forward = types.MethodType(_block_forward, module)
             found.blocks.append(name)
             inside += [f"{name}.{part}" for part in names[:3]]
         elif why:
             found.left_blocks[name] = why
-    for name, module in list(model.named_modules()) if layers else []:
+    for name, module in modules if layers else []:
         if not isinstance(module, BaseTunerLayer) or name in inside or ".token_adapter" in f".{name}":
             continue
         why = lora_refusal(module) if isinstance(module, PeftLora) else f"a {type(module).__name__} is no LoRA"
         if why:
             found.left_layers[name] = why
             continue
-        module.fused_cast = shared  # type: ignore[assignment]
+        module.fused_cast = shared
         module.forward = types.MethodType(_layer_forward, module)
         found.layers.append(name)
     return found
@@ -187,8 +188,8 @@ def _orders(module: Any, linears: list[str], activations: list[str]) -> Iterator
 
 def _computes(module: Any, names: _Names) -> bool:
     """Whether the module's own `forward` is that of the block with these `names`, bit by bit, for random tokens."""
-    gate = getattr(module, names.gate)
-    weight = gate.base_layer.weight if isinstance(gate, PeftLora) else gate.weight
+    gate: Any = getattr(module, names.gate)
+    weight: Tensor = gate.base_layer.weight if isinstance(gate, PeftLora) else gate.weight
     x = torch.randn(1, _TRIED, gate.in_features, generator=torch.Generator().manual_seed(0))
     x = x.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
     modes = [(part, part.training) for part in module.modules()]

@@ -47,7 +47,8 @@ class LoraKernelsPlugin(ModelPatcherPlugin):
         """Return the model with the kernels in it. Raises ConfigError where they do not fit."""
         from dumbo.plugins.lora_kernels.fusing import fuse
 
-        return fuse(model, self.options, self.services.say)
+        patched: PreTrainedModel = fuse(model, self.options, self.services.say)
+        return patched
 
 
 def _problems(options: LoraKernelsOptions, config: RunConfig) -> Iterator[Problem]:
