@@ -71,9 +71,11 @@ REFUSED = {
 }
 """All other combinations are the training by hand."""
 FAST = {
-    *(("LoRA", way) for way in WAYS if way != "two processes"),
-    *((adapter, "`lora_kernels`") for adapter in ADAPTERS),
+    *(("LoRA", way) for way in ("plain", "`lora_kernels` and all of these", "stopped, `--resume`")),
+    *((adapter, "`lora_kernels`") for adapter in ("LoRA", "DoRA", "rows of new tokens", "LoRA on the head")),
     ("rows of new tokens", "packing"),
+    ("rsLoRA", "`gradient_checkpointing`"),
+    ("DoRA", "`bf16`"),
     ("LoRA on the head", "`cut_cross_entropy`"),
     ("head trained as a whole", "accumulation"),
 }

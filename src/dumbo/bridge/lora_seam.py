@@ -58,9 +58,9 @@ def fuse_lora(model: nn.Module, *, blocks: bool, layers: bool) -> Found:
         elif why:
             found.left_blocks[name] = why
     for name, module in modules if layers else []:
-        if not isinstance(module, BaseTunerLayer) or name in inside or ".token_adapter" in f".{name}":
+        if name in inside or not _is_adapter(name, module):
             continue
-        why = lora_refusal(module) if isinstance(module, PeftLora) else f"a {type(module).__name__} is no LoRA"
+        why = _layer_refusal(module)
         if why:
             found.left_layers[name] = why
             continue
@@ -68,6 +68,15 @@ def fuse_lora(model: nn.Module, *, blocks: bool, layers: bool) -> Found:
         module.forward = types.MethodType(_layer_forward, module)
         found.layers.append(name)
     return found
+
+
+def _is_adapter(name: str, module: Any) -> bool:
+    """Whether PEFT adapts it; single rows of embeddings are no layer."""
+    return isinstance(module, BaseTunerLayer) and ".token_adapter" not in f".{name}"
+
+
+def _layer_refusal(module: Any) -> str | None:
+    return lora_refusal(module) if isinstance(module, PeftLora) else f"a {type(module).__name__} is no LoRA"
 
 
 def release_lora(model: nn.Module) -> None:
@@ -189,7 +198,8 @@ def _orders(module: Any, linears: list[str], activations: list[str]) -> Iterator
 def _computes(module: Any, names: _Names) -> bool:
     """Whether the module's own `forward` is that of the block with these `names`, bit by bit, for random tokens."""
     gate: Any = getattr(module, names.gate)
-    weight: Tensor = gate.base_layer.weight if isinstance(gate, PeftLora) else gate.weight
+    base: Any = gate.base_layer if isinstance(gate, PeftLora) else gate
+    weight: Tensor = base.weight
     x = torch.randn(1, _TRIED, gate.in_features, generator=torch.Generator().manual_seed(0))
     x = x.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
     modes = [(part, part.training) for part in module.modules()]
