@@ -369,6 +369,8 @@ KERNELS = frozenset(
 """Kernels need a GPU, or Triton's interpreter: tests/plugins/test_liger.py runs each there."""
 OF_THE_LOSS = frozenset({"model.cut_cross_entropy.backend", "model.cut_cross_entropy.tile_tokens"})
 """The loss is the same with any: tests/plugins/test_cut_cross_entropy.py."""
+OF_LORA_KERNELS = frozenset({"model.lora_kernels.mlp", "model.lora_kernels.linear"})
+"""So is the training: tests/plugins/test_lora_kernels.py."""
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
 OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_oom", "on_spike", "spike_factor")})
@@ -385,6 +387,7 @@ OWN_TEST = (
     | OF_THE_PROFILE
     | KERNELS
     | OF_THE_LOSS
+    | OF_LORA_KERNELS
 )
 
 

@@ -105,9 +105,11 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "lora_fan_in_fan_out", "remove it; it follows from the model"),
     (
         "A",
-        "lora_model_dir lora_rank_pattern loraplus_lr_ratio relora lora_mlp_kernel lora_qkv_kernel lora_o_kernel",
+        "lora_model_dir lora_rank_pattern loraplus_lr_ratio relora",
         _NO_ADAPTER,
     ),
+    ("A", "lora_mlp_kernel", "write model.lora_kernels.mlp, and lora_kernels under plugins"),
+    ("A", "lora_qkv_kernel lora_o_kernel", "write model.lora_kernels.linear, and lora_kernels under plugins"),
     ("A", "merge_lora", _NO_MERGE),
     ("L", "adapter_name_or_path", _NO_ADAPTER),
     ("ATL", "load_in_4bit load_in_8bit", _QUANTIZED),

@@ -1,0 +1,1 @@
+"""The plugin `lora_kernels`: layers with LoRA that keep fewer activations."""
