@@ -42,6 +42,17 @@ Evaluator = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
+class RateFactor:
+    """Some weights learn at so many times the learning rate."""
+
+    pattern: str
+    """A regular expression, searched in the full names of what is trained."""
+    factor: float
+    owner: str = ""
+    """The plugin that wants it; empty where the configuration says so."""
+
+
+@dataclass(frozen=True)
 class RunState:
     """What of the run, besides the training itself, goes into its checkpoints and comes back from them."""
 
@@ -92,6 +103,8 @@ class Job:
     """Where a row of `train_dataset` came from, if that is known."""
     rows_are_separate: bool = True
     """Whether batches may be cut between their rows or packed documents; a `CollatorPlugin` says so of its own."""
+    learning_rate_factors: Sequence[RateFactor] = ()
+    """Of those who want some; nothing where a plugin makes the optimizer, as it answers for them."""
     leave_word: Callable[[str], None] = lambda message: None
     """Where the process has to end without an error that is raised: keep this message as what ended the run."""
 

@@ -60,6 +60,7 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
             eval_collator=collator,
             loss=run.build_loss(tokenizer),
             build_optimizer=plugins.seat(hooks.OptimizerPlugin, config),
+            learning_rate_factors=run.learning_rate_factors(),
             build_scheduler=plugins.seat(hooks.SchedulerPlugin, config),
             evaluators=run.build_evaluators(),
             callbacks=[c for _, callbacks in plugins.call_each(hooks.CallbackPlugin, config) for c in callbacks],

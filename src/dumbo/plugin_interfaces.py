@@ -14,6 +14,7 @@ from dumbo.plugin_loader import (
     DataFormatPlugin,
     DatasetPlugin,
     EvaluatorPlugin,
+    LearningRatePlugin,
     LoadOptionsPlugin,
     LoggingPlugin,
     LossPlugin,
@@ -67,6 +68,12 @@ INTERFACES: tuple[Interface, ...] = (
         OptimizerPlugin, "build_optimizer", "an optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS
     ),
     Interface(SchedulerPlugin, "build_scheduler", "a schedule", Claim.AT_MOST_ONE, "trainer.arguments", SCHEDULE_KEYS),
+    Interface(
+        LearningRatePlugin,
+        "learning_rate_factors",
+        "a mapping from regular expressions to positive numbers",
+        Claim.ANY_NUMBER,
+    ),
     Interface(LoadOptionsPlugin, "load_kwargs", "a mapping of arguments for from_pretrained", Claim.ANY_NUMBER),
     Interface(ModelPatcherPlugin, "patch_model", "the model", Claim.ANY_NUMBER),
     Interface(ReaderPlugin, "read", "rows", Claim.ANY_NUMBER),

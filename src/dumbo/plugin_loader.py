@@ -191,6 +191,14 @@ class SchedulerPlugin(BasePlugin):
         raise NotImplementedError
 
 
+class LearningRatePlugin(BasePlugin):
+    """Gives some weights a learning rate of their own. Any number; the factors of one weight are multiplied."""
+
+    def learning_rate_factors(self, config: RunConfig) -> Mapping[str, float]:
+        """Return regular expression, searched in the names of what is trained -> times of the learning rate."""
+        raise NotImplementedError
+
+
 class EvaluatorPlugin(BasePlugin):
     """Measures the model whenever the trainer evaluates, on every rank. Any number; needs held-out rows."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, DumboError, PluginError, Problem
 from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_interfaces import INTERFACES, Interface
-from dumbo.plugin_loader import BasePlugin, ReaderPlugin, Services, StatePlugin
+from dumbo.plugin_loader import BasePlugin, Phase, ReaderPlugin, Services, StatePlugin
 from dumbo.plugin_results import check_result, shown
 from dumbo.plugin_rules import keys_in_charge, rows_are_separate, section_at, serving, unused
 
@@ -88,11 +88,14 @@ class PluginManager:
         for found in serving(spec, self.found):
             yield found.name, self._call(found, spec.hook, *arguments)
 
-    def fold(self, interface: type[BasePlugin], value: Any, config: RunConfig) -> Any:
-        """Hand `value` from hook to hook."""
+    def fold(
+        self, interface: type[BasePlugin], value: Any, config: RunConfig, phases: Container[Phase] = tuple(Phase)
+    ) -> Any:
+        """Hand `value` from hook to hook of the plugins in `phases`."""
         spec = _interface(interface)
         for found in serving(spec, self.found):
-            value = self._call(found, spec.hook, value, config)
+            if getattr(found.type, "phase", Phase.STRUCTURE) in phases:
+                value = self._call(found, spec.hook, value, config)
         return value
 
     @property

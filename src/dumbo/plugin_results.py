@@ -47,7 +47,7 @@ def check_result(name: str, spec: Interface, result: Any) -> None:
         raise _wrong(name, spec, "None", f" (did you forget '{word}'?)")
     if spec.hook in _FUNCTIONS and not callable(result):
         raise _wrong(name, spec, shown(result))
-    if spec.hook in ("load_kwargs", "state_dict") and not isinstance(result, Mapping):
+    if spec.hook in ("load_kwargs", "state_dict", "learning_rate_factors") and not isinstance(result, Mapping):
         raise _wrong(name, spec, shown(result))
     if spec.hook == "read" and not isinstance(result, Iterable):
         raise _wrong(name, spec, shown(result))

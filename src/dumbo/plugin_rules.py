@@ -216,6 +216,10 @@ def _not_measured(key: str, metric: str, known: set[str]) -> Problem:
     return Problem(f"no plugin of this run measures '{metric}'", key_path(key), hints=tuple(hints))
 
 
+_OF_THE_RUN = frozenset({"model.unfrozen_parameters"})
+"""Keys in a seat's charge that the run itself reads."""
+
+
 def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[FoundPlugin]) -> set[str]:
     """The keys of its section that the holder of a seat answers for: not plugins' own sections, nor what others
     took over."""
@@ -225,7 +229,8 @@ def keys_in_charge(interface: Interface, config: RunConfig, found: Sequence[Foun
     taken = {key for spec in others if spec.charge == interface.charge and serving(spec, found) for key in spec.keys}
     owned = [plugin.type.section for plugin in found if plugin.type.section] + [spec.charge for spec in others]
     below = {key.removeprefix(f"{interface.charge}.") for key in owned}
-    return set(type(section_at(config, interface.charge)).model_fields) - taken - below
+    own = {key.removeprefix(f"{interface.charge}.") for key in _OF_THE_RUN}
+    return set(type(section_at(config, interface.charge)).model_fields) - taken - below - own
 
 
 def section_at(config: RunConfig, key: str) -> Any:

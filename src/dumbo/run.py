@@ -27,6 +27,7 @@ from dumbo.plugin_loader import (
     LossPlugin,
     ModelLoaderPlugin,
     ModelPatcherPlugin,
+    Phase,
     Services,
     StatePlugin,
     TrainFormatPlugin,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from dumbo.data.preparing import Preparation
     from dumbo.data.records import Record
     from dumbo.inference.generate import TextGenerator
-    from dumbo.job import Collator, Evaluator, Loss, RunState, TrainResult
+    from dumbo.job import Collator, Evaluator, Loss, RateFactor, RunState, TrainResult
 
 
 @dataclass
@@ -63,6 +64,8 @@ class OpenRun:
     """The rows that were read, as records."""
     has_trained: bool = False
     """Whether there may be something in the folder that is worth keeping."""
+    train_set: TokenDataset | None = None
+    """What is trained on, once the datasets are built; None for a stream."""
     held_out: TokenDataset | None = None
     """The held-out rows, once the datasets are built."""
     resumption: Resumption | None = None
@@ -128,7 +131,13 @@ class OpenRun:
             PluginError: there is nothing left in it to train.
         """
         plugins = self.configured.plugins
-        model = plugins.fold(ModelPatcherPlugin, model, self.configured.config)
+        config = self.configured.config
+        model = plugins.fold(ModelPatcherPlugin, model, config, (Phase.STRUCTURE, Phase.ADAPTER, Phase.FREEZE))
+        if config.model.unfrozen_parameters:
+            from dumbo.bridge.freezing import train_only
+
+            train_only(model, config.model.unfrozen_parameters, self.console.say)
+        model = plugins.fold(ModelPatcherPlugin, model, config, (Phase.KERNELS,))
         if not any(parameter.requires_grad for parameter in model.parameters()):
             names = [f"'{name}'" for name in plugins.names(ModelPatcherPlugin) or plugins.names(ModelLoaderPlugin)]
             which = f"the plugin {names[0]}" if len(names) == 1 else f"the plugins {', '.join(names)}"
@@ -138,8 +147,9 @@ class OpenRun:
         return model
 
     def _show_parameters(self, model: PreTrainedModel) -> None:
-        from dumbo.bridge.parameters import count_parameters
+        from dumbo.bridge.parameters import count_parameters, trained_names
 
+        self.summary.note("trained_parameters", trained_names(model))
         rows = count_parameters(model)
         self.summary.note("parameters", rows)
         total = {name: sum(row[name] for row in rows) for name in ("trainable", "frozen")}
@@ -171,7 +181,7 @@ class OpenRun:
             pad = tokenizer.pad_token_id
             datasets = build_datasets(sources, encoded, config, plugins, limit, pad, self.console)
         self.summary.note("data", datasets.table)
-        self.held_out = datasets.evaluation
+        self.train_set, self.held_out = datasets.train, datasets.evaluation
         self._trained = (model, tokenizer)
         self._stream_table = datasets.stream_table
         return datasets
@@ -226,6 +236,12 @@ class OpenRun:
             message = f"the plugin '{names[0]}' makes the batches, and packs no rows"
             raise ConfigError.at("trainer.data.packing", message, "remove one of the two")
         return None if collator is None else checked_collator(names[0], collator, bool(plugins.names(LossPlugin)))
+
+    def learning_rate_factors(self) -> list[RateFactor]:
+        """What of the model learns at another rate."""
+        from dumbo.rate_factors import collect_rate_factors
+
+        return collect_rate_factors(self.configured)
 
     def ways_on(self, result: TrainResult) -> str:
         """A line that says how a run which was stopped goes on."""
@@ -341,6 +357,7 @@ def open_run(
         say=console.say,
         records=run.records,
         load_model=run.load_another_model,
+        train_set=lambda: run.train_set,
         held_out=lambda: run.held_out,
         generator=run.generator,
         note=summary.note,

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,9 @@ from dumbo.summary import config_file_of
 
 _MARKS = ("metrics.jsonl", "model", "checkpoints")
 """What a run that began to train has in its folder."""
-_WRITTEN = (*_MARKS, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
+_BASE = "base"
+"""The base model of an adapter, where the run has made one."""
+_WRITTEN = (*_MARKS, _BASE, "run.yaml", "summary.json", "samples.jsonl", "report.html", "loss.png")
 """What a run writes: in a folder that has such a file already, a file of somebody's would be lost."""
 _KEY = "trainer.output_dir"
 _STOPPED = "stopped-"
@@ -250,7 +253,9 @@ def discard_folder(folder: Path) -> None:
 
 def _remove_traces(folder: Path) -> None:
     for name in _WRITTEN:
-        if name not in _MARKS or name == "metrics.jsonl":
+        if name == _BASE:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        elif name not in _MARKS or name == "metrics.jsonl":
             (folder / name).unlink(missing_ok=True)
 
 

@@ -29,6 +29,8 @@ class Services:
     """Another model (a teacher, a reference), by folder or hub name, loaded as the run's own is."""
     held_out: Callable[[], TokenDataset | None] = lambda: None
     """The held-out rows as tokens, once the datasets are built; None where there are none."""
+    train_set: Callable[[], TokenDataset | None] = lambda: None
+    """The training set as tokens, once the datasets are built; None before, and for a stream."""
     generator: Callable[[], TextGenerator | None] = lambda: None
     """What writes text with the run's model as it is at that moment; None before the datasets are built."""
     note: Callable[[str, Any], None] = lambda name, value: None

@@ -206,6 +206,7 @@ DOES = {
     "pad_to_eight.py": lambda out, run: "trained 2 steps" in out,
     "z_loss.py": lambda out, run: losses(run) != plain_losses(run),
     "plain_sgd.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
+    "slow_start.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "triangle.py": lambda out, run: "lr 0.000667" in out,
     "answer_length.py": lambda out, run: re.search(r"step 2/2 .*eval/answer_tokens \d", out),
     "tell_when_good.py": lambda out, run: "the loss is down to 100" in out,

@@ -216,6 +216,22 @@ RUNS = MappingProxyType(
         "model.peft.use_rslora": (ADAPTER, True),
         "model.peft.use_dora": (ADAPTER, True),
         "model.peft.init": (ADAPTER, "gaussian"),
+        "model.peft.method": (ADAPTER | {"model.peft": {}}, "ia3"),
+        "model.peft.exclude_modules": (ADAPTER, ["q_proj"]),
+        "model.peft.layers_to_transform": (ADAPTER, [1]),
+        "model.peft.layers_pattern": (ADAPTER | {"model.peft": {"rank": 2, "layers_to_transform": [1]}}, "h"),
+        "model.peft.train_tokens": (ADAPTER, [90]),
+        "model.peft.eva_rho": (ADAPTER | {"model.peft": {"rank": 2, "init": "eva"}}, 1.0),
+        "model.peft.rank_pattern": (ADAPTER, {"q_proj": 1}),
+        "model.peft.alpha_pattern": (ADAPTER, {"q_proj": 1.0}),
+        "model.peft.lora_plus_ratio": (ADAPTER, 4.0),
+        "model.peft.lora_plus_embedding_rate": (
+            ADAPTER | {"model.peft": {"lora_plus_ratio": 2.0, "target_modules": ["embed_tokens"]}},
+            1e-3,
+        ),
+        "model.peft.settings": (ADAPTER | {"model.peft": {"method": "vera"}}, {"d_initial": 0.5}),
+        "model.unfrozen_parameters": ({}, ["norm"]),
+        "trainer.arguments.learning_rate_factors": ({}, {"embed_tokens": 0.0}),
         "model.tokenizer_trainer.vocab_size": (FROM_SCRATCH, 300),
         "model.tokenizer_trainer.min_frequency": (FROM_SCRATCH, 4),
         "model.tokenizer_trainer.split_digits": (FROM_SCRATCH, True),
@@ -330,6 +346,7 @@ RUNS = MappingProxyType(
 )
 REFUSED = frozenset(
     {"model.revision", "datasets.type", "datasets.format", "datasets.name", "datasets.revision", "plugins"}
+    | {"model.peft.layers_pattern"}  # this model's layers are not called so
     | {"model.peft.bias"}  # this model has none; tests/plugins/test_peft.py has one with biases
     | {
         "trainer.arguments.metric_for_best_model",
@@ -377,8 +394,14 @@ OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_o
 """A run in which nothing goes wrong is the same with them: tests/faults."""
 OF_CHECKPOINTS = frozenset({"trainer.checkpoints.every_minutes", "trainer.checkpoints.background"})
 """Weights and logs are the same with any: tests/faults/test_resume.py."""
+OF_EARLIER_ADAPTERS = frozenset({f"model.peft.{key}" for key in ("start_from", "merge_first", "beside")})
+"""They need the run of an adapter: tests/plugins/test_peft_previous.py has one."""
+OF_EXPERTS = frozenset({"model.peft.target_parameters"})
+"""They need a model with experts: tests/plugins/test_peft_lora.py has one."""
 OWN_TEST = (
-    frozenset({"model.trust_remote_code", "model.allow_pickle", "model.peft.type"})
+    frozenset({"model.trust_remote_code", "model.allow_pickle"})
+    | OF_EARLIER_ADAPTERS
+    | OF_EXPERTS
     | OF_FAULTS
     | OF_CHECKPOINTS
     | OF_THE_CACHE
@@ -535,11 +558,10 @@ def test_a_backend_may_be_named_for_one_process(folder, model_folder, monkeypatc
 
 
 def test_the_kind_of_an_adapter_is_checked(folder, model_folder, monkeypatch, capsys):
-    # There is one kind so far; that it is put on the model is shown in tests/plugins/test_peft.py.
     monkeypatch.chdir(folder)
-    status, _, _, said, *_ = what_happens({**ADAPTER, "model.peft.type": "ia3"}, model_folder, capsys)
+    status, _, _, said, *_ = what_happens({**ADAPTER, "model.peft.method": "lora2"}, model_folder, capsys)
     assert status == 2
-    assert "model.peft.type" in said
+    assert "model.peft.method: no method of adapters is called 'lora2'" in said
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from dumbo.bridge.inference_model import load_for_inference
 from dumbo.cli.main import main
-from dumbo.plugins.peft.lora import add_lora
+from dumbo.plugins.peft.adapter import Place, add_adapter
 from dumbo.plugins.peft.plugin import PeftOptions
 from tests import builders
 from tests.numerics.training import farthest_weight, random_rows, run_config, train, train_by_hand
@@ -90,7 +91,7 @@ def wrapped(model_folder, **options):
     """The model of a folder as the plugin leaves it."""
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    return add_lora(model, PeftOptions(**options), run_config({}), lambda text: None)
+    return add_adapter(model, PeftOptions(**options), Place(run_config({}), Path()))
 
 
 def by_peft_itself(model_folder, **options):
@@ -296,6 +297,25 @@ def test_biases_are_trained_where_there_are_some(tmp_path, rows_file):
             ["model.peft.target_modules: 'lm_head' has no effect: its modules are trained as a whole"],
         ),
         ({"bias": "all"}, ["model.peft.bias: has no effect: the model has no biases"]),
+        ({"exclude_modules": ["k_porj"]}, ["model.peft.exclude_modules: 'k_porj' matches", "did you mean 'k_proj'"]),
+        (
+            {"rank_pattern": {"q_porj": 2}},
+            ["model.peft.rank_pattern: 'q_porj' matches nothing", "did you mean 'q_proj'"],
+        ),
+        (
+            {"alpha_pattern": {"lm_head": 2.0}},
+            ["model.peft.alpha_pattern: 'lm_head' matches nothing that gets an adapter"],
+        ),
+        ({"layers_to_transform": [1, 2]}, ["model.peft.layers_to_transform: there is no layer 2", "there are 0 to 1"]),
+        ({"target_parameters": ["mlp.gate_up"]}, ["model.peft.target_parameters: 'mlp.gate_up' matches no weight"]),
+        ({"train_tokens": [512]}, ["model.peft.train_tokens: there is no token 512", "rows for 0 to 511"]),
+        (
+            {"method": "vera", "settings": {"d_intial": 0.1}},
+            ["'vera' has no setting 'd_intial'", "did you mean 'd_initial'?"],
+        ),
+        ({"method": "vera", "settings": {"d_initial": "x"}}, ["'d_initial' is to be a number, got 'x' (a text)"]),
+        ({"method": "vera", "settings": {"target_modules": ["q_proj"]}}, ["write it as model.peft.target_modules"]),
+        ({"method": "fourierft", "target_modules": ["embed_tokens"]}, ["model.peft: PEFT refuses: "]),
     ],
 )
 def test_names_that_the_model_does_not_have_are_refused(tmp_path, model_folder, rows_file, options, lines, capsys):
@@ -314,7 +334,23 @@ def test_names_that_the_model_does_not_have_are_refused(tmp_path, model_folder, 
         ({"init": "orthogonal", "rank": 3}, "model.peft.init: 'orthogonal' needs an even rank"),
         ({"rank": 0}, "model.peft.rank: "),
         ({"dropout": 1.0}, "model.peft.dropout: "),
-        ({"type": "ia3"}, "model.peft.type: "),
+        ({"type": "ia3"}, "write model.peft.method"),
+        ({"method": "ia4"}, "model.peft.method: no method of adapters is called 'ia4'"),
+        ({"method": "prompt_tuning"}, "model.peft.method: 'prompt_tuning' is not available: it puts tokens"),
+        ({"init": "pisa"}, "model.peft.init: no beginning of LoRA is called 'pisa'"),
+        ({"init": "corda"}, "model.peft.init: 'corda' is not available: it needs passes over rows"),
+        ({"method": "ia3", "use_dora": True}, "model.peft.use_dora: is an option of lora, and the method is 'ia3'"),
+        ({"method": "ia3", "rank": 4}, "model.peft.rank: 'ia3' has nothing that is called so"),
+        ({"method": "vera", "settings": {"r": 4}}, "model.peft.settings: 'r' is an option of model.peft"),
+        ({"settings": {"lora_bias": True}}, "model.peft.settings: has no effect with lora"),
+        ({"lora_plus_embedding_rate": 1e-5}, "model.peft.lora_plus_embedding_rate: has no effect here"),
+        ({"layers_pattern": "layers"}, "model.peft.layers_pattern: has no effect here"),
+        ({"rank_pattern": {"(": 2}}, "'(' is not a regular expression"),
+        ({"rank_pattern": {"q_proj": 0}}, "model.peft.rank_pattern.q_proj: "),
+        ({"start_from": "x", "init": "pissa"}, "model.peft.init: has no effect with start_from"),
+        ({"beside": {"default": "x"}}, "model.peft.beside: 'default' cannot be the name of an adapter"),
+        ({"merge_first": ["x", "x"]}, "model.peft.merge_first: names a folder twice"),
+        ({"target_parameters": ["a.b"], "dropout": 0.1}, "model.peft.dropout: PEFT has none for weights"),
     ],
 )
 def test_a_check_finds_what_needs_no_model(tmp_path, model_folder, rows_file, options, line, capsys):

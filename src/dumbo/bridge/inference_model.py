@@ -85,7 +85,30 @@ def _load_adapted(
     model = _load_base(folder, base, revision, kind, overrides)
     # What training did to the model before it was wrapped; rows that were trained lie in the adapter.
     model = fit_embeddings(model, tokenizer, lambda _: None)
-    return _put_on(model, folder, bool(pickles))
+    return _put_on(model, folder, bool(pickles), kind["allow_pickle"])
+
+
+def put_adapter_on(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """`model`, wrapped, with the adapter in `folder`, and with those that act beside it.
+
+    Raises:
+        RunError: its weights are missing, or do not fit.
+    """
+    _find_weights(folder, (), ADAPTER)
+    return _put_on(model, folder, False, ())
+
+
+def read_adapter_weights(folder: Path) -> dict[str, Any]:
+    """The tensors of the adapter in `folder`, as PEFT names them in files.
+
+    Raises:
+        RunError: there are none, or they are a pickle.
+    """
+    from safetensors.torch import load_file
+
+    _find_weights(folder, (), ADAPTER)
+    weights: dict[str, Any] = load_file(folder / ADAPTER_WEIGHTS)
+    return weights
 
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
@@ -99,7 +122,15 @@ def _base_of(folder: Path) -> tuple[str, str | None]:
     if not base:
         hint = "write the folder or the hub name of the model that it was trained on there"
         raise _error(f"{file} names no base model (base_model_name_or_path)", hint)
-    return str(base), None if revision is None else str(revision)
+    return _moved_with(folder, str(base)), None if revision is None else str(revision)
+
+
+def _moved_with(folder: Path, base: str) -> str:
+    """The base model's place; where a run's folder was moved that has made one, the one in it."""
+    if Path(base).is_absolute() and Path(base).name == "base" and not Path(base).exists():
+        near = [above / "base" for above in list(folder.resolve().parents)[:2]]
+        return next((str(place) for place in near if (place / "config.json").is_file()), base)
+    return base
 
 
 def _load_base(
@@ -123,7 +154,7 @@ def _load_base(
         raise explain(error, Repository("model", base, revision)) from error
 
 
-def _put_on(model: PreTrainedModel, folder: Path, pickled: bool) -> PreTrainedModel:
+def _put_on(model: PreTrainedModel, folder: Path, pickled: bool, allowed: tuple[str, ...]) -> PreTrainedModel:
     """`model` with the adapter of `folder`: every weight of either finds its place, or it is an error."""
     from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -134,6 +165,7 @@ def _put_on(model: PreTrainedModel, folder: Path, pickled: bool) -> PreTrainedMo
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT uses what Transformers renames
             warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)  # its own, for experts
+            warnings.filterwarnings("ignore", category=UserWarning, module="peft")
             adapted = get_peft_model(model, options, autocast_adapter_dtype=False)
         assert isinstance(adapted, PeftModel)
         weights = (
@@ -145,20 +177,35 @@ def _put_on(model: PreTrainedModel, folder: Path, pickled: bool) -> PreTrainedMo
     except Exception as error:
         message = f"the adapter in '{folder}' does not fit its base model: {_first_line(error)}"
         raise _error(message, "was the base model exchanged, or its tokenizer changed?") from error
-    missing = _not_loaded(adapted, report.missing_keys)
+    missing = weights_not_loaded(adapted, report.missing_keys)
     if missing or report.unexpected_keys:
         name = next(iter([*missing, *report.unexpected_keys]))
         count = len(missing) + len(report.unexpected_keys)
         raise _error(f"the adapter in '{folder}' does not fit its base model: {count} weights, the first is {name}")
+    _put_beside(adapted, folder, allowed)
     return adapted  # type: ignore[return-value]
 
 
-def _not_loaded(adapted: Any, missing: list[str]) -> list[str]:
+def _put_beside(adapted: Any, folder: Path, allowed: tuple[str, ...]) -> None:
+    """Load the adapters in folders of `folder`, which acted while the one in it was trained."""
+    found = [place for place in sorted(folder.iterdir()) if (place / ADAPTER_CONFIG).is_file()]
+    for place in found:
+        _find_weights(place, allowed, ADAPTER)
+        try:
+            adapted.load_adapter(str(place), adapter_name=place.name, is_trainable=False, torch_device="cpu")
+        except Exception as error:
+            raise _error(f"the adapter in '{place}' does not fit its base model: {_first_line(error)}") from error
+    if found:
+        adapted.base_model.set_adapter([*adapted.active_adapters, *(place.name for place in found)], True)
+
+
+def weights_not_loaded(adapted: Any, missing: list[str]) -> list[str]:
     """The adapter's own weights among those `missing` from its file, but for those that are another one's (tied)."""
     state = adapted.state_dict(keep_vars=True)
     loaded = {id(value) for name, value in state.items() if name not in set(missing)}
     # Base weights are always missing; the adapter's own carry its name.
-    return [name for name in missing if ".default" in name and id(state[name]) not in loaded]
+    own = [name for name in missing if ".default" in name and id(state[name]) not in loaded]
+    return [name for name in own if ".ranknum." not in name]  # AdaLoRA's follows from its configuration
 
 
 def _from_folder(folder: Path, kind: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:

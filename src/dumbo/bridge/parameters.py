@@ -1,7 +1,10 @@
-"""Counts a model's parameters by the part that they belong to, trained and frozen."""
+"""Counts a model's parameters by the part that they belong to, trained and frozen, and names those that are trained."""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +30,54 @@ def count_parameters(model: Module) -> list[dict[str, Any]]:
         count = counts.setdefault(part, [0, 0])
         count[0 if parameter.requires_grad else 1] += parameter.numel()
     return [{"part": part, "trainable": count[0], "frozen": count[1]} for part, count in counts.items()]
+
+
+def trained_names(model: Module) -> list[dict[str, Any]]:
+    """What is trained: rows of `name` (one for all layers, as in `layers.{0-3}.mlp`), `weights` and `parameters`, their
+    numbers, in the order of the model."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return [
+        {"name": name, "weights": len(names), "parameters": sum(sizes[each] for each in names)}
+        for name, names in folded(sizes).items()
+    ]
+
+
+def folded(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names that differ in numbers alone, under one: `layers.0.q` and `layers.1.q` under `layers.{0-1}.q`."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        kinds.setdefault(tuple(re.split(r"(?<=\.)\d+(?=\.)", name)), []).append(name)
+    result = {}
+    for parts, found in kinds.items():
+        numbers = zip(*(re.findall(r"(?<=\.)\d+(?=\.)", name) for name in found), strict=True)
+        marks = [_ranges(sorted({int(number) for number in column})) for column in numbers]
+        result["".join(part for pair in zip(parts, [*marks, ""], strict=True) for part in pair)] = found
+    return result
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`5` for one number, `{0-3,7}` for several."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    if len(numbers) == 1:
+        return str(numbers[0])
+    return "{" + ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) + "}"
+
+
+_MOST_NAMES = 6
+
+
+def near_names(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
+    """A hint for a pattern that fits none of `names`: some of them, those most like it first."""
+    kinds = list(folded(dict.fromkeys(names)))
+    likeness = {kind: difflib.SequenceMatcher(None, pattern, kind).ratio() for kind in kinds}
+    nearest = sorted(kinds, key=lambda kind: -likeness[kind])[:_MOST_NAMES]
+    more = f" and {len(kinds) - len(nearest)} more kinds" if len(kinds) > len(nearest) else ""
+    return (f"nearest are: {', '.join(nearest)}{more}",)
 
 
 def _part(name: str) -> str:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainingArguments
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress
 from dumbo.bridge.guarded import GuardedTrainer
+from dumbo.bridge.learning_rates import scale_learning_rates
 from dumbo.bridge.packing import Packing
 from dumbo.bridge.requests import Stop
 from dumbo.bridge.stream_loader import StreamLoader
@@ -292,9 +293,14 @@ class DumboTrainer(GuardedTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer plugin's, or the one that the arguments name."""
-        if self.optimizer is None and self._job.build_optimizer is not None:
-            self.optimizer = self._job.build_optimizer(self._job.model if model is None else model)
-        return super().create_optimizer(model)
+        is_made = self.optimizer is not None
+        chosen = self._job.model if model is None else model
+        if not is_made and self._job.build_optimizer is not None:
+            self.optimizer = self._job.build_optimizer(chosen)
+        optimizer = super().create_optimizer(model)
+        if not is_made and self._job.learning_rate_factors:
+            scale_learning_rates(optimizer, chosen, self._job.learning_rate_factors)
+        return optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

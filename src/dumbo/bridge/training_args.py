@@ -18,6 +18,7 @@ _TRANSLATED = frozenset(
         "batch_size",
         "physical_batch_size",
         "label_smoothing_factor",
+        "learning_rate_factors",
         "gradient_checkpointing",
         "gradient_checkpointing_kwargs",
         "load_best_model_at_end",

@@ -139,7 +139,10 @@ def _load_adapters(model: Any, folder: Path) -> set[str]:
     """Load adapters; return the names of everything that they do not have."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    result: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    weights = load_peft_weights(str(folder), device="cpu")
+    if hasattr(model, "as_trained"):
+        weights = model.as_trained(weights)  # it saves its adapter in another form than it trains it in
+    result: Any = set_peft_model_state_dict(model, weights)
     return set(result.missing_keys)
 
 

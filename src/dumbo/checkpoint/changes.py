@@ -39,6 +39,7 @@ _RULES: tuple[tuple[str, Change], ...] = (
     ("trainer.faults", Change.HARMLESS),
     ("trainer.arguments.batch_size", Change.IMPOSSIBLE),
     ("trainer.arguments.optim", Change.IMPOSSIBLE),
+    ("trainer.arguments.learning_rate_factors", Change.IMPOSSIBLE),
     ("trainer.arguments.logging_", Change.HARMLESS),
     ("trainer.arguments.save_", Change.HARMLESS),
     ("trainer.arguments.dataloader_", Change.HARMLESS),

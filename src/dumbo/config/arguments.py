@@ -37,6 +37,9 @@ class TrainerArguments(Section):
     """Further arguments of the optimizer, as Transformers takes them: `name=value,name=value`."""
     learning_rate: NotNegativeFloat = 5e-5
     """Highest learning rate of the schedule."""
+    learning_rate_factors: dict[str, NotNegativeFloat] = Field(default_factory=dict)
+    """Some weights learn at so many times this rate: `{embed_tokens: 0.1, 'layers\\.[01]\\.': 0.5}`. Each key is a
+    regular expression that is searched in the full name; of several that are found the factors are multiplied."""
     weight_decay: NotNegativeFloat = 0.0
     """Decoupled weight decay; biases and norms have none."""
     adam_beta1: Fraction = 0.9
@@ -133,7 +136,10 @@ class TrainerArguments(Section):
     """Use deterministic kernels only; slower."""
 
 
-OPTIMIZER_KEYS = ("optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+OPTIMIZER_KEYS = (
+    *("optim", "optim_args", "learning_rate", "learning_rate_factors", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon"),
+)
 """What an optimizer plugin answers for in place of the trainer."""
 SCHEDULE_KEYS = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 """What a scheduler plugin answers for in place of the trainer."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 _TOOLS = (("A", "Axolotl"), ("T", "TRL"), ("L", "LLaMA-Factory"))
 _ADAPTER = "write model.peft, and peft under plugins"
-_NO_ADAPTER = "not available: the plugin peft trains a LoRA adapter of its own, with one rank and one learning rate"
+_NO_ADAPTER = "not available: the plugin peft trains adapters, as PEFT computes them"
 _NO_MERGE = "not available: model/ holds the adapter; PEFT can merge it into its base model"
 _QUANTIZED = "quantized loading is not available: weights are loaded in model.dtype"
 _SHARDED = "not available: every process holds a whole copy of the model (DDP)"
@@ -102,23 +102,31 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("ATL", "use_peft", "write peft under plugins"),
     ("T", "peft_config lora_config", _ADAPTER),
     ("L", "finetuning_type", "write peft under plugins for LoRA; without it all weights are trained"),
+    ("A", "loraplus_lr_ratio", "write model.peft.lora_plus_ratio, and peft under plugins"),
+    ("AL", "loraplus_lr_embedding", "write model.peft.lora_plus_embedding_rate, and peft under plugins"),
+    ("A", "lora_rank_pattern", "write model.peft.rank_pattern, and peft under plugins"),
+    ("A", "lora_alpha_pattern", "write model.peft.alpha_pattern, and peft under plugins"),
+    ("A", "peft_layers_to_transform", "write model.peft.layers_to_transform, and peft under plugins"),
+    ("A", "peft_layers_pattern", "write model.peft.layers_pattern, and peft under plugins"),
+    ("A", "lora_target_parameters", "write model.peft.target_parameters, and peft under plugins"),
+    ("A", "peft_trainable_token_indices", "write model.peft.train_tokens, and peft under plugins"),
+    ("A", "lora_model_dir", "write model.peft.start_from, and peft under plugins; an adapter needs no merge for that"),
     ("A", "lora_fan_in_fan_out", "remove it; it follows from the model"),
-    (
-        "A",
-        "lora_model_dir lora_rank_pattern loraplus_lr_ratio relora",
-        _NO_ADAPTER,
-    ),
+    ("A", "relora", _NO_ADAPTER),
     ("A", "lora_mlp_kernel", "write model.lora_kernels.mlp, and lora_kernels under plugins"),
     ("A", "lora_qkv_kernel lora_o_kernel", "write model.lora_kernels.linear, and lora_kernels under plugins"),
     ("A", "merge_lora", _NO_MERGE),
-    ("L", "adapter_name_or_path", _NO_ADAPTER),
+    ("L", "adapter_name_or_path", "write model.peft.start_from, or merge_first, and peft under plugins"),
     ("ATL", "load_in_4bit load_in_8bit", _QUANTIZED),
     ("A", "gptq bnb_config_kwargs qat quantization", _QUANTIZED),
     ("T", "quantization_config bnb_4bit_quant_type", _QUANTIZED),
     ("L", "quantization_bit quantization_method double_quantization", _QUANTIZED),
     ("T", "bnb_4bit_compute_dtype bnb_4bit_use_double_quant use_bnb_nested_quant", _QUANTIZED),
-    ("A", "unfrozen_parameters", "not available: all weights are trained; a plugin can freeze some"),
-    ("L", "freeze_trainable_layers", "not available: all weights are trained; a plugin can freeze some"),
+    (
+        "L",
+        "freeze_trainable_layers freeze_trainable_modules",
+        "write model.unfrozen_parameters, with the names' patterns",
+    ),
     # Data
     ("T", "dataset_name dataset_path", "write datasets.0.path"),
     ("L", "dataset_dir", "write datasets.0.path"),
@@ -216,7 +224,8 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
         "gradient_clipping grad_clip noisy_embedding_alpha",
         "write max_grad_norm, or neftune_noise_alpha for noise",
     ),
-    ("A", "embedding_lr embedding_lr_scale lr_groups", "not available: all weights have one learning rate"),
+    ("A", "embedding_lr embedding_lr_scale", "write trainer.arguments.learning_rate_factors: {embed: ...}"),
+    ("A", "lr_groups", "write trainer.arguments.learning_rate_factors: {pattern: factor}"),
     ("A", "data_seed", "write trainer.seed; rows and model share one seed"),
     ("T", "set_seed", "write trainer.seed; rows and model share one seed"),
     # Evaluation, checkpoints, logging
@@ -302,6 +311,8 @@ FOREIGN_PLACES: Mapping[str, str] = MappingProxyType(
         "model.name": "write model.base_model",
         "streaming": "write trainer.data.streaming, with trainer.data.sequence_length and trainer.arguments.max_steps",
         "model.path": "write model.base_model",
+        "model.peft.type": "write model.peft.method",
+        "model.peft.r": "write model.peft.rank",
         "model.tokenizer.name": "write model.tokenizer.path",
         "dataset": "write datasets: a list, each with path, type, data_format and train_format",
     }

@@ -41,6 +41,9 @@ class ModelSection(Section):
     several. Only their tensors are read: a file that asks for more is refused."""
     config_overrides: dict[str, Any] = Field(default_factory=dict)
     """Values of the model's own configuration to replace, e.g. `{rope_theta: 500000.0}`; unknown names are errors."""
+    unfrozen_parameters: Words = ()
+    """Train only weights in whose full names one of these regular expressions is found (`^lm_head`, `layers\\.2[0-9]`),
+    and leave all others as they are; by default all are trained."""
     tokenizer: TokenizerSection = Field(default_factory=TokenizerSection)
     """The tokenizer."""
 

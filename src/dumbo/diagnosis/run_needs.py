@@ -122,9 +122,11 @@ def _trained_bytes(checked: Configured, shapes: dict[str, tuple[int, ...]]) -> t
     strange = [plugin.name for plugin in patchers if plugin.name not in ("peft", "liger")]
     options: Any = getattr(checked.config.model, "peft", None)
     if options is not None and "peft" in checked.config.plugins:
-        if strange or options.modules_to_save or options.bias != "none":
+        if strange or not options.is_simple:
             return None, ", ".join(["peft", *strange])
-        return 4 * adapter_count(shapes, options.rank, options.target_modules), "LoRA's weights alone are trained"
+        return 4 * adapter_count(shapes, options.width, options.target_modules), "LoRA's weights alone are trained"
+    if checked.config.model.unfrozen_parameters:
+        return None, ", ".join([*strange, "model.unfrozen_parameters"])
     if strange:
         return None, ", ".join(strange)
     return parameter_count(shapes) * dict(_BYTES)[checked.config.model.dtype], "all weights are trained"

@@ -50,7 +50,7 @@ def _hints(key: str, known: Sequence[Option]) -> list[str]:
     parent, _, name = key.rpartition(".")
     names = {option.name: option.key for option in reversed(known)}
     names |= {option.name: option.key for option in known if option.parent == parent}
-    near = [names[other] for other in get_close_matches(name, names, n=3, cutoff=0.7)]
+    near = [names[other] for other in get_close_matches(name, names, n=3, cutoff=0.75)]
     hints = [f"did you mean {' or '.join(near)}?"] if near else []
     if key.partition(".")[0] in {option.key for option in known if option.is_section}:
         hints.append("for a plugin in a file: dumbo plugins './file.py:Class'")

@@ -9,8 +9,9 @@ from typing import Any
 
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError
-from dumbo.plugins.peft.matching import is_saved, matches
-from dumbo.plugins.peft.plugin import ALL_LINEAR, PeftOptions
+from dumbo.plugins.peft.matching import is_saved, means
+from dumbo.plugins.peft.methods import ALL_LINEAR, LORA
+from dumbo.plugins.peft.options import PeftOptions
 
 
 @dataclass(frozen=True)
@@ -19,35 +20,56 @@ class NewRows:
 
     layers: Mapping[str, list[int]]
     count: int
+    """Rows that the base model lacks."""
     total: int
     """Rows of the embeddings altogether."""
+    asked: int = 0
+    """Rows of tokens that were listed."""
 
 
 def find_new_rows(model: Any, options: PeftOptions, config: RunConfig) -> NewRows | None:
-    """The rows that were added for the tokenizer and that no entry of modules_to_save brings; None without any.
+    """The rows that were added for the tokenizer and that no entry of modules_to_save brings, and those of the tokens
+    that are listed; None without any.
 
     Raises:
-        ConfigError: an adapter on the embeddings or the head would leave their new rows behind.
+        ConfigError: an adapter on the embeddings or the head would leave their new rows behind; a token without a row.
     """
     embeddings, head = embeddings_of(model), model.get_output_embeddings()
     if embeddings is None:
         return None
     total, before = int(embeddings.weight.shape[0]), _rows_on_disk(model, config)
-    if before is None or total <= before:
+    for token in options.train_tokens:
+        if token >= total:
+            raise _refusal("train_tokens", f"there is no token {token}", f"the model has rows for 0 to {total - 1}")
+    new = range(total if before is None else before, total)
+    chosen = sorted({*new, *options.train_tokens})
+    if not chosen:
         return None
+    names = _layers_with_rows(model, embeddings, head)
+    names = [name for name in names if not is_saved(name, options.modules_to_save)]
+    _refuse_lost_rows(model, options, names, len(new))
+    layers = {name.rpartition(".")[2]: chosen for name in names}
+    if not layers and options.train_tokens:
+        message = "has no effect: modules_to_save trains all rows"
+        raise _refusal("train_tokens", message, "keep one of them")
+    return NewRows(MappingProxyType(layers), len(new), total, len(options.train_tokens)) if layers else None
+
+
+def _layers_with_rows(model: Any, embeddings: Any, head: Any) -> list[str]:
     tied = head is not None and head.weight is embeddings.weight
-    layers: dict[str, list[int]] = {}
-    for layer in [embeddings] if tied or head is None else [embeddings, head]:
-        name = _name_of(model, layer)
-        if is_saved(name, options.modules_to_save):
-            continue
-        names = [name, _name_of(model, head)] if tied else [name]
-        if any(_is_target(each, options) for each in names):
-            raise _left_behind("target_modules", f"it adapts {name}", name, total - before)
+    return [_name_of(model, layer) for layer in ([embeddings] if tied or head is None else [embeddings, head])]
+
+
+def _refuse_lost_rows(model: Any, options: PeftOptions, names: list[str], count: int) -> None:
+    for name in names:
+        layer = model.get_submodule(name)
+        same = [n for n, module in model.named_modules() if getattr(module, "weight", 0) is layer.weight]
+        if options.method != LORA:
+            raise _left_behind("method", f"'{options.method}' trains no rows by themselves", name, count)
+        if any(_is_target(each, options) for each in same):
+            raise _left_behind("target_modules", f"it adapts {name}", name, count)
         if getattr(layer, "bias", None) is not None:
-            raise _left_behind("modules_to_save", f"{name} has a bias", name, total - before)
-        layers[name.rpartition(".")[2]] = list(range(before, total))
-    return NewRows(MappingProxyType(layers), total - before, total) if layers else None
+            raise _left_behind("modules_to_save", f"{name} has a bias", name, count)
 
 
 def embeddings_of(model: Any) -> Any:
@@ -75,15 +97,17 @@ def _name_of(model: Any, layer: Any) -> str:
 
 
 def _is_target(name: str, options: PeftOptions) -> bool:
-    targets = options.target_modules
-    if targets == ALL_LINEAR:
-        return False  # It leaves out the head, and embeddings are not linear.
-    if isinstance(targets, str):
-        return matches(targets, name, regex=True)
-    return any(matches(entry, name, regex=False) for entry in targets)
+    # `all-linear` leaves out the head, and embeddings are not linear.
+    return options.target_modules != ALL_LINEAR and means(options.target_modules, name)
 
 
 def _left_behind(option: str, because: str, name: str, count: int) -> ConfigError:
     message = f"the tokenizer brings {count} new tokens, whose rows would not be saved: {because}"
+    if not count:
+        option, message = "train_tokens", f"rows cannot be trained by themselves: {because}"
     last = name.rpartition(".")[2]
-    return ConfigError.at(f"model.peft.{option}", message, f"train it as a whole: modules_to_save: [{last}]")
+    return _refusal(option, message, f"train it as a whole: modules_to_save: [{last}]")
+
+
+def _refusal(option: str, message: str, hint: str) -> ConfigError:
+    return ConfigError.at(f"model.peft.{option}", message, hint)

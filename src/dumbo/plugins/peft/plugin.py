@@ -1,57 +1,24 @@
-"""The options of adapters, and the plugin that puts one on the model."""
+"""The plugin that puts an adapter on the model and trains it alone."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from dumbo.config.schema import RunConfig, Words
-from dumbo.config.section import Section
-from dumbo.errors import ConfigError, Problem
-from dumbo.plugin_loader import ModelPatcherPlugin, Phase
+from dumbo.config.schema import RunConfig
+from dumbo.errors import ConfigError
+from dumbo.plugin_loader import CallbackPlugin, LearningRatePlugin, ModelPatcherPlugin, Phase, StatePlugin
+from dumbo.plugins.peft.checks import option_problems
+from dumbo.plugins.peft.methods import ADALORA
+from dumbo.plugins.peft.options import PeftOptions as PeftOptions  # a public name of this module, too
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
-ALL_LINEAR = "all-linear"
-
-
-class PeftOptions(Section):
-    """An adapter: a few new weights beside the model's own, which stay as they are."""
-
-    type: Literal["lora"] = "lora"
-    """Kind of adapter. `lora`: a product of two narrow matrices is added to a weight (arXiv 2106.09685)."""
-    rank: Annotated[int, Field(ge=1)] = 16
-    """Inner width of the two matrices, at most the size of the weight. 16 holds what a few thousand rows teach; more
-    costs memory in proportion."""
-    alpha: Annotated[float, Field(gt=0)] | None = None
-    """The adapter's output is multiplied by alpha / rank. By default twice the rank, so that another rank leaves the
-    factor, and with it the learning rate that suits, as they are."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's inputs set to zero in training. 0 trains fastest; 0.05 to 0.1 helps on few rows."""
-    target_modules: Words | str = ALL_LINEAR
-    """What gets an adapter: a list of module names or ends of names (`[q_proj, v_proj]`), a regular expression for the
-    whole name (`.*self_attn.*_proj`), or `all-linear`: every linear layer but the head, which learns most for its
-    size."""
-    modules_to_save: Words = ()
-    """Modules to train as a whole, by the end of their names, and to save with the adapter: `[embed_tokens, lm_head]`
-    where new words are to be learned."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Train biases that the model has, too: all, or those of adapted layers. They change the base model's own
-    weights."""
-    use_rslora: bool = False
-    """Multiply by alpha / sqrt(rank) instead, which keeps large ranks learning (rsLoRA, arXiv 2312.03732)."""
-    use_dora: bool = False
-    """Train the length of each weight's columns apart from their direction (DoRA, arXiv 2402.09353). Slower."""
-    init: Literal["default", "gaussian", "orthogonal"] = "default"
-    """How the first matrix begins: uniform as in PyTorch's linear layers, normal with 1 / rank as its deviation, or
-    both matrices orthogonal. The adapter does nothing at first with any of them."""
+    from dumbo.plugins.peft.budget import RankBudget
 
 
-class PeftPlugin(ModelPatcherPlugin):
+class PeftPlugin(ModelPatcherPlugin, CallbackPlugin, StatePlugin, LearningRatePlugin):
     """Puts an adapter on the model, trains it alone, and leaves it alone in `model/`."""
 
     name = "peft"
@@ -61,43 +28,49 @@ class PeftPlugin(ModelPatcherPlugin):
     phase = Phase.ADAPTER
 
     options: PeftOptions
+    _adapted: Any = None
+    _budget: RankBudget | None = None
 
     def check(self, config: RunConfig) -> None:
         """Look at what can be told without the model."""
-        problems = [*_name_problems(self.options), *_base_problems(config)]
-        if self.options.init == "orthogonal" and self.options.rank % 2:
-            problems.append(_problem("init", "'orthogonal' needs an even rank", f"rank: {self.options.rank + 1}"))
+        problems = list(option_problems(self.options, config))
         if problems:
             raise ConfigError(problems)
 
     def patch_model(self, model: PreTrainedModel, config: RunConfig) -> PreTrainedModel:
         """Return the model in PEFT's wrapper. Raises ConfigError for names that the model does not have."""
-        from dumbo.plugins.peft.lora import add_lora
+        from dumbo.plugins.peft.adapter import ADAPTER, Place, add_adapter
 
-        return add_lora(model, self.options, config, self.services.say)
+        place = Place(config, self.services.output_dir, self.services.say, self.services.rank == 0)
+        self._adapted = add_adapter(model, self.options, place)
+        if self.options.method == ADALORA:
+            from dumbo.plugins.peft.budget import RankBudget
 
+            self._budget = RankBudget(self._adapted, ADAPTER)
+        wrapped: PreTrainedModel = self._adapted
+        return wrapped
 
-def _name_problems(options: PeftOptions) -> Iterator[Problem]:
-    targets = options.target_modules
-    if not targets:
-        yield _problem("target_modules", "is empty", "leave it out for every linear layer")
-    elif isinstance(targets, str) and targets != ALL_LINEAR:
-        try:
-            re.compile(targets)
-        except re.error as error:
-            yield _problem("target_modules", f"'{targets}' is not a regular expression: {error}")
-    for name in ("target_modules", "modules_to_save"):
-        listed = getattr(options, name)
-        if isinstance(listed, tuple) and "" in listed:
-            yield _problem(name, "a name cannot be empty")
+    def learning_rate_factors(self, config: RunConfig) -> Mapping[str, float]:
+        """LoRA+: the matrices B learn faster, adapters on embeddings at a rate of their own."""
+        if self.options.lora_plus_ratio is None:
+            return {}
+        from dumbo.plugins.peft.rates import lora_plus_factors
 
+        return lora_plus_factors(self._adapted, self.options, config.trainer.arguments.learning_rate)
 
-def _base_problems(config: RunConfig) -> Iterator[Problem]:
-    if config.model.architecture:
-        message = "random weights are saved nowhere, so an adapter on them could not be used"
-        path = ("model", "architecture")
-        yield Problem(message, path, hints=("remove 'peft' from plugins, or write model.base_model",))
+    def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
+        """What AdaLoRA does after each step; LoRA that begins with EVA looks at the rows now, as they are there."""
+        if self.options.init == "eva":
+            from dumbo.plugins.peft.eva import begin_with_eva
 
+            begin_with_eva(self._adapted, self.services.train_set(), config, self.services.say)
+        return [] if self._budget is None else [self._budget]
 
-def _problem(option: str, message: str, *hints: str) -> Problem:
-    return Problem(message, ("model", "peft", option), hints=hints)
+    def state_dict(self) -> Mapping[str, Any]:
+        """AdaLoRA's budget of ranks."""
+        return {} if self._budget is None else self._budget.state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the budget."""
+        if self._budget is not None:
+            self._budget.load(state)
