@@ -169,6 +169,8 @@ ASKED = MappingProxyType(
 PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]})
 STREAMED = MappingProxyType({"trainer.data.sequence_length": 256, "trainer.data.streaming": True})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
+QLORA = ADAPTER | {"plugins": [*SHIPPED, "peft", "bitsandbytes"]}
+INT8 = ADAPTER | {"plugins": [*SHIPPED, "peft", "torchao"]}
 
 WITHOUT_LOGITS = MappingProxyType({"plugins": [*SHIPPED, "cut_cross_entropy"]})
 
@@ -216,6 +218,17 @@ RUNS = MappingProxyType(
         "model.peft.use_rslora": (ADAPTER, True),
         "model.peft.use_dora": (ADAPTER, True),
         "model.peft.init": (ADAPTER, "gaussian"),
+        "model.bitsandbytes.bits": (QLORA, 8),
+        "model.bitsandbytes.quant_type": (QLORA, "fp4"),
+        "model.bitsandbytes.double_quant": (QLORA, False),
+        "model.bitsandbytes.compute_dtype": (QLORA, "bfloat16"),
+        "model.bitsandbytes.storage_dtype": (QLORA, "bfloat16"),
+        "model.bitsandbytes.skip_modules": (QLORA, ["down_proj"]),
+        "model.bitsandbytes.quantize_head": (QLORA, True),
+        "model.torchao.format": (INT8, "float8"),
+        "model.torchao.group_size": (INT8, 16),
+        "model.torchao.skip_modules": (INT8, ["down_proj"]),
+        "model.torchao.quantize_head": (INT8, True),
         "model.tokenizer_trainer.vocab_size": (FROM_SCRATCH, 300),
         "model.tokenizer_trainer.min_frequency": (FROM_SCRATCH, 4),
         "model.tokenizer_trainer.split_digits": (FROM_SCRATCH, True),
@@ -375,8 +388,11 @@ OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_o
 """A run in which nothing goes wrong is the same with them: tests/faults."""
 OF_CHECKPOINTS = frozenset({"trainer.checkpoints.every_minutes", "trainer.checkpoints.background"})
 """Weights and logs are the same with any: tests/faults/test_resume.py."""
+OF_OUTLIERS = frozenset({"model.bitsandbytes.threshold"})
+"""On a CPU training has no outliers: tests/plugins/test_bitsandbytes.py looks at what the layers are given."""
 OWN_TEST = (
     frozenset({"model.trust_remote_code", "model.allow_pickle", "model.peft.type"})
+    | OF_OUTLIERS
     | OF_FAULTS
     | OF_CHECKPOINTS
     | OF_THE_CACHE

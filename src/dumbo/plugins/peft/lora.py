@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 
+from dumbo.bridge.quantized_base import value_count
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError
 from dumbo.plugins.peft.matching import counted, name_problems
@@ -125,7 +126,7 @@ def what_took_effect(adapted: PeftModelForCausalLM, options: PeftOptions, rows: 
     if apart and options.target_modules == ALL_LINEAR:
         yield f"peft: without adapter, as they are no linear layers: {', '.join(apart)}"
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in adapted.parameters())
+    total = sum(value_count(parameter) for parameter in adapted.parameters())
     yield f"peft: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from dumbo.bridge.config_overrides import override
 from dumbo.bridge.pickles import Permission, PickleRefused, pickles_to_read
+from dumbo.bridge.quantized_base import quantized_modules, value_count
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
@@ -119,6 +120,7 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     model: PreTrainedModel
     model, info = loaded
     judge(info, request)
+    judge_quantization(model, request)
     say_unexpected(info, say)
     if source.pickles:
         say(f"model: only the tensors were read of the pickles {listed(source.pickles)}, and no code of theirs was run")
@@ -228,10 +230,21 @@ def judge(info: Mapping[str, Any], request: ModelRequest) -> None:
     raise ConfigError([request.problem(f"'{request.name}': {message}", *hints)])
 
 
+def judge_quantization(model: PreTrainedModel, request: ModelRequest) -> None:
+    """Refuse a model that is stored quantized where no plugin makes it ready for training."""
+    if not quantized_modules(model) or "quantization_config" in request.extra:
+        return
+    method = str(getattr(model.config.quantization_config, "quant_method", ""))
+    by = next((name for name in ("bitsandbytes", "torchao") if name in method.lower()), None)
+    hint = f"add {by} and peft under plugins" if by else "take the model as it was before"
+    raise ConfigError([request.problem(f"'{request.name}' is stored quantized", hint)])
+
+
 def described(model: PreTrainedModel, request: ModelRequest) -> str:
     """One line about what was loaded, with what `auto` chose."""
-    count = sum(parameter.numel() for parameter in model.parameters())
+    count = sum(value_count(parameter) for parameter in model.parameters())
     dtype = str(model.dtype).removeprefix("torch.")
+    dtype += " and quantized" if quantized_modules(model) else ""
     attention = getattr(model.config, "_attn_implementation", None)
     size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
     return f"model: {request.name} ({type(model).__name__}), {size} parameters in {dtype}, attention {attention}"

@@ -1,0 +1,22 @@
+"""The heavy half: the options as Transformers and torchao have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, PerGroup, PerRow
+from transformers import TorchAoConfig
+
+from dumbo.bridge import quantized_loading
+from dumbo.config.schema import RunConfig
+from dumbo.plugins.torchao.plugin import TorchAoOptions
+
+
+def load_options(options: TorchAoOptions, config: RunConfig) -> dict[str, Any]:
+    """Arguments for `from_pretrained`."""
+    granularity = PerRow() if options.group_size is None else PerGroup(options.group_size)
+    kind = Int8WeightOnlyConfig if options.format == "int8" else Float8WeightOnlyConfig
+    # Otherwise it would change how all of PyTorch multiplies in float32.
+    made = kind(granularity=granularity, set_inductor_config=False)
+    skipped = quantized_loading.left_alone(options.skip_modules, options.quantize_head)
+    return quantized_loading.load_options(TorchAoConfig(made, modules_to_not_convert=skipped), config)
