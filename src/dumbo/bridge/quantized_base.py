@@ -115,12 +115,8 @@ def _plain(value: Any) -> Any:
 
 
 def _dtype_before(base: Any) -> torch.dtype:
-    for weight in base.parameters():
-        state = getattr(weight, "quant_state", None)
-        if state is not None:
-            dtype: torch.dtype = state.dtype
-            return dtype
-    dtype = base.config.dtype
+    states = (getattr(weight, "quant_state", None) for weight in base.parameters())
+    dtype: torch.dtype = next((state.dtype for state in states if state is not None), base.config.dtype)
     return dtype
 
 

@@ -96,7 +96,10 @@ def _check_head(model: Any, section: str, quantize_head: bool) -> None:
         return
     name = next((name for name, module in model.named_modules() if module is head), "lm_head")
     if quantize_head and not is_quantized(head.weight):
-        raise ConfigError.at(f"{section}.quantize_head", f"the head, {name}, cannot be quantized", "leave it out")
+        is_tied = head.weight is model.get_input_embeddings().weight
+        reason = "it is tied to the embeddings" if is_tied else f"it is a {type(head).__name__}"
+        message = f"the output head, {name}, cannot be quantized: {reason}"
+        raise ConfigError.at(f"{section}.quantize_head", message, "leave it out")
     if not quantize_head and is_quantized(head.weight):
         message = f"the output head, {name}, was quantized"
         raise ConfigError.at(f"{section}.skip_modules", message, f"add {name}, or write quantize_head: true")

@@ -143,10 +143,8 @@ def _special(key: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[value].numpy()[()]
         case "$made_of":
             return _made_of(*value, tensors)
-        case "$dtype":
-            dtype = getattr(torch, value)
-            if isinstance(dtype, torch.dtype):
-                return dtype
+        case "$dtype" if isinstance(getattr(torch, value), torch.dtype):
+            return getattr(torch, value)
     raise ValueError(f"'{key}' is nothing that can be kept")
 
 

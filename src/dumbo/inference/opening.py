@@ -48,7 +48,8 @@ def open_model(
 
     Prompts are written by the run's own train format, without a run by the tokenizer's chat template, and without one,
     or with `raw`, as they are. Whether a model's own code may run, and which files may be pickles, is for
-    `trust_remote_code` and `allow_pickle` to say, not for the run. `unquantized`: an adapter's base as its files have it.
+    `trust_remote_code` and `allow_pickle` to say, not for the run. `unquantized` takes an adapter's base as its
+    files have it.
 
     Raises:
         RunError: there is no model, or its train format cannot be had.
