@@ -122,9 +122,8 @@ def test_evaluation_changes_nothing_in_the_quantized_weights(base, rows_file, tm
     ],
 )
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, base, rows_file, options, capsys):
-    changed = {**changes("bitsandbytes", options), "trainer.arguments.num_train_epochs": 2}
-    changed["plugins"] = builders.REMOVE  # those of `write_stoppable`
-    changed.pop("plugins")
+    changed = {**changes("bitsandbytes", options), "trainer.arguments.num_train_epochs": 5}
+    changed.pop("plugins")  # there are those of `write_stoppable`
     make = lambda name: write_stoppable(tmp_path / name, base, rows_file, changed, ("peft", "bitsandbytes"))  # noqa: E731
     whole = run_here(make("whole"))
     file = make("stopped")
@@ -148,7 +147,7 @@ def test_8_bits_learn_and_come_back(tmp_path, base, rows_file):
 
 def test_rows_are_packed_and_activations_checkpointed_in_bfloat16(tmp_path, base, rows_file, capsys):
     more = {"trainer.arguments.max_steps": 6, "trainer.arguments.learning_rate": 0.01, "trainer.arguments.bf16": True}
-    packed = {"trainer.data.packing": True, "trainer.data.sequence_length": 128}
+    packed = {"trainer.data.packing": True, "trainer.data.sequence_length": 256}
     saving = {"trainer.arguments.gradient_checkpointing": True}
     one = write_and_run(tmp_path / "a", base, rows_file, changes("bitsandbytes", **more, **packed))
     said = capsys.readouterr().out
@@ -169,7 +168,7 @@ def test_the_loss_needs_no_logits_under_a_plain_head(tmp_path, base, rows_file):
 
 
 def test_modules_are_left_alone_by_name_and_the_head_may_be_quantized(tmp_path, base, rows_file, capsys):
-    options = {"skip_modules": ["down_proj", "layers.0"], "quantize_head": True}
+    options = {"skip_modules": ["down_proj", "model.layers.0"], "quantize_head": True}
     out = write_and_run(tmp_path, base, rows_file, changes("bitsandbytes", options))
     names = contract_of(out / "model")["modules"]
     assert "lm_head" in names and not any("down_proj" in name for name in names)

@@ -28,6 +28,7 @@ def uncompiled(monkeypatch):
 def goes_on(tmp_path, base, rows_file, name):
     """Stop a run with the optimizer `name` and go on with it; return the folder and the optimizer's saved tensors."""
     changed = {"trainer.arguments.optim": name, "trainer.arguments.learning_rate": 0.01}
+    changed |= {"trainer.arguments.num_train_epochs": 5}
     whole = run_here(write_stoppable(tmp_path / "whole", base, rows_file, changed))
     file = write_stoppable(tmp_path / "stopped", base, rows_file, changed)
     with stop_by("SIGTERM", 8):

@@ -30,7 +30,8 @@ def base(tmp_path_factory):
 )
 def test_a_base_in_8_bits_learns_comes_back_and_goes_on(tmp_path, base, rows_file, options, capsys):
     changed = {**changes("torchao", options), "trainer.arguments.learning_rate": 0.01}
-    changed.pop("plugins")
+    changed |= {"trainer.arguments.num_train_epochs": 5}
+    changed.pop("plugins")  # there are those of `write_stoppable`
     whole = run_here(write_stoppable(tmp_path / "whole", base, rows_file, changed, ("peft", "torchao")))
     said = capsys.readouterr().out
     count = 12 if "skip_modules" in options else 14
@@ -53,7 +54,7 @@ def test_bfloat16_packing_and_checkpointing_go_together(tmp_path, base, rows_fil
         "trainer.arguments.bf16": True,
         "trainer.arguments.gradient_checkpointing": True,
         "trainer.data.packing": True,
-        "trainer.data.sequence_length": 128,
+        "trainer.data.sequence_length": 256,
     }
     out = write_and_run(tmp_path, base, rows_file, changes("torchao", **more))
     assert losses_of(out)[-1] < losses_of(out)[0] - 0.05

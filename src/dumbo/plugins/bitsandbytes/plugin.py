@@ -40,8 +40,8 @@ class BitsAndBytesOptions(Section):
     threshold: Annotated[float, Field(ge=0)] = 6.0
     """With `bits: 8`, on a GPU: columns of activations with a value beyond this are computed in 16 bits; 0 for none."""
     skip_modules: Words = ()
-    """Linear layers to leave as they are, by their names, ends of them or regular expressions (`[down_proj]`), beside
-    the output head."""
+    """Linear layers to leave as they are, beside the output head: names or ends of names (`[down_proj]`), names of what
+    they are in (`[model.layers.0]`), or regular expressions."""
     quantize_head: bool = False
     """Quantize the output head, too. Saves memory where the vocabulary is large, and costs quality; the loss then holds
     all logits. Not with a head that is tied to the embeddings."""

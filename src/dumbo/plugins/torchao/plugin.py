@@ -40,8 +40,8 @@ class TorchAoOptions(Section):
     """So many neighbouring weights share a scale; by default a whole row does. It must divide the width of every
     layer."""
     skip_modules: Words = ()
-    """Linear layers to leave as they are, by their names, ends of them or regular expressions (`[down_proj]`), beside
-    the output head."""
+    """Linear layers to leave as they are, beside the output head: names or ends of names (`[down_proj]`), names of what
+    they are in (`[model.layers.0]`), or regular expressions."""
     quantize_head: bool = False
     """Quantize the output head, too. Not with a head that is tied to the embeddings."""
 

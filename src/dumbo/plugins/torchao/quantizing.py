@@ -19,4 +19,7 @@ def load_options(options: TorchAoOptions, config: RunConfig) -> dict[str, Any]:
     # Otherwise it would change how all of PyTorch multiplies in float32.
     made = kind(granularity=granularity, set_inductor_config=False)
     skipped = quantized_loading.left_alone(options.skip_modules, options.quantize_head)
+    if skipped is not None:
+        # Transformers looks for them from the beginning of the names of weights, not at the end of those of modules.
+        skipped += [f".*{name}" for name in skipped]
     return quantized_loading.load_options(TorchAoConfig(made, modules_to_not_convert=skipped), config)

@@ -234,10 +234,11 @@ def judge_quantization(model: PreTrainedModel, request: ModelRequest) -> None:
     """Refuse a model that is stored quantized where no plugin makes it ready for training."""
     if not quantized_modules(model) or "quantization_config" in request.extra:
         return
-    method = str(getattr(model.config.quantization_config, "quant_method", ""))
-    by = next((name for name in ("bitsandbytes", "torchao") if name in method.lower()), None)
-    hint = f"add {by} and peft under plugins" if by else "take the model as it was before"
-    raise ConfigError([request.problem(f"'{request.name}' is stored quantized", hint)])
+    method: Any = getattr(model.config.quantization_config, "quant_method", None)
+    by = getattr(method, "value", method)
+    known = by in ("bitsandbytes", "torchao")
+    hint = f"add {by} and peft under plugins" if known else "take the model as it was before"
+    raise ConfigError([request.problem(f"'{request.name}' is stored quantized, by {by}", hint)])
 
 
 def described(model: PreTrainedModel, request: ModelRequest) -> str:
