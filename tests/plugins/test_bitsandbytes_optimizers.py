@@ -21,8 +21,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """torchao compiles its step, which takes half a minute on a CPU."""
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    """torchao compiles its step, which takes half a minute on a CPU; the same step, as Python."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 def goes_on(tmp_path, base, rows_file, name):

@@ -231,7 +231,9 @@ def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str,
     if overrides:
         where = {key: value for key, value in options.items() if key not in _OF_WEIGHTS}
         options = {**options, "config": override(AutoConfig.from_pretrained(name, **where), overrides)}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)  # the base is stored so
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
     model: PreTrainedModel
     model, report = loaded
     if report["missing_keys"]:

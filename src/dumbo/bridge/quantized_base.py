@@ -66,7 +66,7 @@ def stored_parts(weight: Any) -> list[Tensor]:
     if _is_of_torchao(weight):
         names, _ = weight.__tensor_flatten__()
         return [part for name in names for part in stored_parts(getattr(weight, name))]
-    plain: Tensor = weight.detach().as_subclass(torch.Tensor)
+    plain: Any = weight.detach().as_subclass(torch.Tensor)
     state = getattr(weight, "quant_state", None)
     if state is not None:
         found = [state.absmax, getattr(getattr(state, "state2", None), "absmax", None)]
@@ -75,7 +75,7 @@ def stored_parts(weight: Any) -> list[Tensor]:
     return [plain] if scale is None else [plain, scale]
 
 
-def quantized_modules(model: nn.Module) -> tuple[str, ...]:
+def quantized_modules(model: Any) -> tuple[str, ...]:
     """The names of quantized modules, without what PEFT puts around them, in the order of the model."""
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = (name for name, module in base.named_modules() if is_quantized(getattr(module, "weight", None)))
@@ -88,6 +88,7 @@ def compute_as_trained(model: nn.Module) -> None:
     On a CPU with AVX512-BF16 a layer that is evaluated packs its weight anew: scales are rounded to bfloat16, widths
     that are no multiples of 32 fail, and gradients of a training that goes on after that would not pass the layer.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -154,7 +155,7 @@ def quantized_load_options(found: BaseQuantization, device: torch.device, dtype:
             raise RunError(str(Problem(message, hints=hints)))
     from transformers.quantizers.auto import AutoQuantizationConfig
 
-    config: Any = AutoQuantizationConfig.from_dict(dict(found.config))  # type: ignore[no-untyped-call]
+    config: Any = AutoQuantizationConfig.from_dict(dict(found.config))
     if hasattr(config, "bnb_4bit_compute_dtype"):
         config.bnb_4bit_compute_dtype = dtype
     # Rounded from the same values as in training.

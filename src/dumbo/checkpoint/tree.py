@@ -142,7 +142,8 @@ def _special(key: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "$number":
             return tensors[value].numpy()[()]
         case "$made_of":
-            return _made_of(*value, tensors)
+            name, parts, settings = value
+            return _made_of(name, parts, settings, tensors)
         case "$dtype" if isinstance(getattr(torch, value), torch.dtype):
             return getattr(torch, value)
     raise ValueError(f"'{key}' is nothing that can be kept")

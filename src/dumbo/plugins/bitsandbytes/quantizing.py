@@ -18,12 +18,13 @@ SECTION = "model.bitsandbytes"
 
 def load_options(options: BitsAndBytesOptions, config: RunConfig) -> dict[str, Any]:
     """Arguments for `from_pretrained`."""
+    make: Any = BitsAndBytesConfig
     skipped = left_alone(options.skip_modules, options.quantize_head)
     if options.bits == 8:
         threshold = float(options.threshold)
-        made = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=skipped)
+        made = make(load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=skipped)
     else:
-        made = BitsAndBytesConfig(
+        made = make(
             load_in_4bit=True,
             llm_int8_skip_modules=skipped,
             bnb_4bit_quant_type=options.quant_type,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     options = load_options(request)
     say_code(source.folder, "config.json", request.name, request.trusted, say)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _from_pretrained(
             source.name,
             config=config,
             trust_remote_code=request.trusted,
@@ -128,6 +129,13 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     if not request.trusted:
         say_unused_code(source.folder, "config.json", request.name, model, say)
     return model
+
+
+def _from_pretrained(name: str, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        # That a model is stored quantized as was asked for is right, and otherwise an error of the plugin that asked.
+        warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
+        return AutoModelForCausalLM.from_pretrained(name, **options)
 
 
 def find_model(request: ModelRequest) -> Source:
