@@ -117,8 +117,10 @@ def test_evaluation_changes_nothing_in_the_quantized_weights(base, rows_file, tm
     "options",
     [
         {},
-        pytest.param({"quant_type": "fp4", "double_quant": False, "storage_dtype": "bfloat16"}, id="fp4"),
-        pytest.param({"bits": 8}, id="int8"),
+        pytest.param(
+            {"quant_type": "fp4", "double_quant": False, "storage_dtype": "bfloat16"}, id="fp4", marks=pytest.mark.full
+        ),
+        pytest.param({"bits": 8}, id="int8", marks=pytest.mark.full),
     ],
 )
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, base, rows_file, options, capsys):
@@ -143,6 +145,16 @@ def test_8_bits_learn_and_come_back(tmp_path, base, rows_file):
     told = contract_of(out / "model")
     assert told["quantization_config"]["load_in_8bit"] and len(told["modules"]) == 14
     assert 1e-5 < relative(logits_of(out / "model"), logits_of(out / "model", unquantized=True)) < 0.1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("plugin", "options"), [("bitsandbytes", {}), ("bitsandbytes", {"bits": 8}), ("torchao", {})])
+def test_dora_works_on_quantized_weights(tmp_path, base, rows_file, plugin, options):
+    more = {"trainer.arguments.max_steps": 8, "trainer.arguments.learning_rate": 0.01}
+    changed = changes(plugin, options, **more) | {"model.peft": {"rank": 4, "use_dora": True}}
+    out = write_and_run(tmp_path, base, rows_file, changed)
+    assert losses_of(out)[-1] < losses_of(out)[0] - 0.1
+    assert relative(logits_of(out / "model"), logits_of(out / "model", unquantized=True)) < 0.5
 
 
 def test_rows_are_packed_and_activations_checkpointed_in_bfloat16(tmp_path, base, rows_file, capsys):

@@ -48,8 +48,7 @@ def goes_on(tmp_path, base, rows_file, name):
     "name",
     [
         "adamw_8bit",
-        "lion_8bit",
-        *(pytest.param(name, marks=pytest.mark.full) for name in ("adamw_bnb_8bit", "ademamix_8bit")),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("lion_8bit", "adamw_bnb_8bit", "ademamix_8bit")),
         *(pytest.param(name, marks=pytest.mark.full) for name in ("rmsprop_bnb_8bit", "ademamix", "lion_32bit")),
     ],
 )
@@ -59,7 +58,7 @@ def test_a_run_with_an_optimizer_of_bitsandbytes_goes_on(tmp_path, base, rows_fi
     assert has_codes == name.endswith("8bit")
 
 
-@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
+@pytest.mark.parametrize("name", [pytest.param("adamw_torch_8bit", marks=pytest.mark.full), "adamw_torch_4bit"])
 def test_a_run_with_an_optimizer_of_torchao_goes_on(tmp_path, base, rows_file, name, uncompiled):
     saved = goes_on(tmp_path, base, rows_file, name)
     assert any(tensor.dtype == torch.uint8 for tensor in saved.values())

@@ -47,6 +47,7 @@ def test_a_base_in_8_bits_learns_comes_back_and_goes_on(tmp_path, base, rows_fil
     assert_same_run(file.parent / "out", whole)
 
 
+@pytest.mark.full
 def test_bfloat16_packing_and_checkpointing_go_together(tmp_path, base, rows_file, capsys):
     more = {
         "trainer.arguments.max_steps": 6,
@@ -91,4 +92,3 @@ def test_other_options_are_refused_in_a_line(tmp_path, base, rows_file, capsys):
     text = said({}, **{"model.peft": {"rank": 4, "modules_to_save": ["down_proj"]}})
     assert "'down_proj' is quantized, and cannot be trained as a whole" in text
     assert "model.torchao.group_size" in said({"group_size": 48})
-    assert "model.peft" in said({}, **{"model.peft": {"rank": 4, "use_dora": True}})
