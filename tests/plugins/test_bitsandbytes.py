@@ -148,7 +148,7 @@ def test_8_bits_learn_and_come_back(tmp_path, base, rows_file):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("plugin", "options"), [("bitsandbytes", {}), ("bitsandbytes", {"bits": 8}), ("torchao", {})])
+@pytest.mark.parametrize(("plugin", "options"), [("bitsandbytes", {}), ("torchao", {})])
 def test_dora_works_on_quantized_weights(tmp_path, base, rows_file, plugin, options):
     more = {"trainer.arguments.max_steps": 8, "trainer.arguments.learning_rate": 0.01}
     changed = changes(plugin, options, **more) | {"model.peft": {"rank": 4, "use_dora": True}}
@@ -212,6 +212,8 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path, base, rows_file, capsys):
     assert "the model has: q_proj, k_proj" in text
     text = said(**{"model.peft": {"rank": 4, "modules_to_save": ["down_proj"]}})
     assert "'down_proj' is quantized, and cannot be trained as a whole" in text
+    text = said({"bits": 8}, **{"model.peft": {"rank": 4, "use_dora": True}})
+    assert "model.peft.use_dora: does not work on the 8-bit layers of bitsandbytes" in text
     text = said({"quantize_head": True}, **{"model.tokenizer.special_tokens": ["<a>"]})
     assert "whose output head is quantized" in text
     text = said(**{"model.base_model": builders.REMOVE, "model.architecture": {"model_type": "llama"}}, verb="check")

@@ -54,6 +54,9 @@ def add_lora(
         raise ConfigError.at("plugins", message, "remove 'peft'")
     if options.bias != "none" and not any(name.endswith("bias") for name, _ in model.named_parameters()):
         raise ConfigError.at("model.peft.bias", "has no effect: the model has no biases", "leave it out")
+    if options.use_dora and getattr(model, "is_loaded_in_8bit", False):
+        message = "does not work on the 8-bit layers of bitsandbytes, whose scales get lost"
+        raise ConfigError.at("model.peft.use_dora", message, "take bits: 4, or torchao")
     rows = find_new_rows(model, options, config)
     try:
         with warnings.catch_warnings():
