@@ -20,7 +20,10 @@ from dumbo.redact import redact
 from dumbo.stdio import complain
 
 FILE_NAME = "summary.json"
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "tokenizers", "safetensors", "numpy")
+_PACKAGES = (
+    *("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "torchao"),
+    *("datasets", "tokenizers", "safetensors", "numpy"),
+)
 """Packages whose version may change a result."""
 _OFTEN = 10.0
 """Seconds between two times that progress is written."""

@@ -169,6 +169,8 @@ ASKED = MappingProxyType(
 PROFILE = MappingProxyType({"trainer.profile": {"start_step": 1, "num_steps": 1}, "plugins": [*SHIPPED, "profile"]})
 STREAMED = MappingProxyType({"trainer.data.sequence_length": 256, "trainer.data.streaming": True})
 ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "peft"]})
+QLORA = ADAPTER | {"plugins": [*SHIPPED, "peft", "bitsandbytes"]}
+INT8 = ADAPTER | {"plugins": [*SHIPPED, "peft", "torchao"]}
 
 WITHOUT_LOGITS = MappingProxyType({"plugins": [*SHIPPED, "cut_cross_entropy"]})
 
@@ -232,6 +234,17 @@ RUNS = MappingProxyType(
         "model.peft.settings": (ADAPTER | {"model.peft": {"method": "vera"}}, {"d_initial": 0.5}),
         "model.unfrozen_parameters": ({}, ["norm"]),
         "trainer.arguments.learning_rate_factors": ({}, {"embed_tokens": 0.0}),
+        "model.bitsandbytes.bits": (QLORA, 8),
+        "model.bitsandbytes.quant_type": (QLORA, "fp4"),
+        "model.bitsandbytes.double_quant": (QLORA, False),
+        "model.bitsandbytes.compute_dtype": (QLORA, "bfloat16"),
+        "model.bitsandbytes.storage_dtype": (QLORA, "bfloat16"),
+        "model.bitsandbytes.skip_modules": (QLORA, ["down_proj"]),
+        "model.bitsandbytes.quantize_head": (QLORA, True),
+        "model.torchao.format": (INT8, "float8"),
+        "model.torchao.group_size": (INT8, 16),
+        "model.torchao.skip_modules": (INT8, ["down_proj"]),
+        "model.torchao.quantize_head": (INT8, True),
         "model.tokenizer_trainer.vocab_size": (FROM_SCRATCH, 300),
         "model.tokenizer_trainer.min_frequency": (FROM_SCRATCH, 4),
         "model.tokenizer_trainer.split_digits": (FROM_SCRATCH, True),
@@ -398,10 +411,13 @@ OF_EARLIER_ADAPTERS = frozenset({f"model.peft.{key}" for key in ("start_from", "
 """They need the run of an adapter: tests/plugins/test_peft_previous.py has one."""
 OF_EXPERTS = frozenset({"model.peft.target_parameters"})
 """They need a model with experts: tests/plugins/test_peft_lora.py has one."""
+OF_OUTLIERS = frozenset({"model.bitsandbytes.threshold"})
+"""On a CPU training has no outliers: tests/plugins/test_bitsandbytes.py looks at what the layers are given."""
 OWN_TEST = (
     frozenset({"model.trust_remote_code", "model.allow_pickle"})
     | OF_EARLIER_ADAPTERS
     | OF_EXPERTS
+    | OF_OUTLIERS
     | OF_FAULTS
     | OF_CHECKPOINTS
     | OF_THE_CACHE

@@ -160,6 +160,19 @@ def test_a_configuration_is_looked_at(probed_once, config_file, capsys):
     assert "all weights are trained" in found["memory"]
 
 
+def test_a_quantized_base_takes_less(probed_once, tmp_path, rows_file, capsys):
+    model = builders.save_tiny_model(tmp_path / "model", hidden_size=256, intermediate_size=512)
+    taken = []
+    for names in (["peft"], ["peft", "torchao"], ["peft", "bitsandbytes"]):
+        plugins = [*builders.run_config(model, rows_file)["plugins"], *names]
+        file = builders.write_config(tmp_path / names[-1], model, rows_file, {"plugins": plugins})
+        assert main(["doctor", str(file)]) == 0
+        found = rows_of(capsys.readouterr().out, str(file))["memory"]
+        assert "LoRA's weights alone are trained" in found
+        taken.append(float(found.split("weights ")[1].split()[0]))
+    assert taken[0] > 2 * taken[1] > 2.5 * taken[2]
+
+
 def test_its_mistakes_are_those_of_check(probed_once, tmp_path, model_folder, rows_file, capsys):
     changes = {"trainer.arguments.learning_rte": 1, "datasets.0.path": "nowhere.jsonl"}
     file = builders.write_config(tmp_path, model_folder, rows_file, changes)

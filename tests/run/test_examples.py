@@ -24,6 +24,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
     here = {
         "quickstart": [],
         "lora": [],
+        "qlora": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
             f"model.base_model={model_folder}",
@@ -61,6 +62,7 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert len(losses_of(first)) == 2
     assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
     one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
+    run_example("qlora", f"model.base_model={first / 'model'}", few, *one, output="qlora")
     folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
@@ -103,6 +105,8 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     assert right[0] == 0 and right[-1] > 0.9
     rows = samples_of(first)
     assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
+    folder = run_example("qlora", f"model.base_model={first / 'model'}", output="qlora")
+    assert losses_of(folder, "eval/exact_match")[-1] > 0.9
     folder = run_example("lora", f"model.base_model={first / 'model'}", output="lora")
     right = losses_of(folder, "eval/exact_match")
     assert right[0] < 0.1 and right[-1] > 0.9

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dumbo.bridge.quantized_base import is_quantized
+from dumbo.errors import Problem, RunError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,6 +87,9 @@ def _keep_heads_apart(model: PreTrainedModel) -> None:
 def _grow(model: PreTrainedModel, size: int, mean: bool) -> None:
     import torch
 
+    if is_quantized(getattr(_head(model), "weight", None)):
+        message = f"the tokenizer has {size} tokens, more than the model, whose output head is quantized"
+        raise RunError(str(Problem(message, hints=("leave the head out of what is quantized",))))
     old = {name: weight.shape[0] for name, weight in _vocabulary_weights(model).items()}
     # Transformers' own mean is one draw per row from a fitted normal distribution; ours is the mean itself.
     model.resize_token_embeddings(size, mean_resizing=False)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,14 @@ from dumbo.bridge.config_overrides import override
 from dumbo.bridge.embeddings import fit_embeddings
 from dumbo.bridge.hub_errors import Repository, explain
 from dumbo.bridge.pickles import ADAPTER, MODEL, SAFETENSORS, Permission, PickleRefused, pickles_to_read
+from dumbo.bridge.quantized_base import (
+    BaseQuantization,
+    compute_as_trained,
+    finish_loading,
+    quantized_load_options,
+    quantized_modules,
+    read_base_quantization,
+)
 from dumbo.errors import DumboError, Problem, RunError
 from dumbo.local_paths import is_hub_name, near_paths
 
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_OF_WEIGHTS = frozenset({"dtype", "use_safetensors", "quantization_config", "device_map"})
+"""Arguments of `from_pretrained` that a configuration is loaded without."""
 
 
 def load_for_inference(
@@ -33,13 +44,15 @@ def load_for_inference(
     trust_remote_code: bool = False,
     allow_pickle: tuple[str, ...] = (),
     config_overrides: Mapping[str, Any] | None = None,
+    unquantized: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return model and tokenizer of `folder`, which holds whole weights or an adapter, ready to generate.
 
     The model is in evaluation mode on `device`, by default the accelerator where there is one, in bfloat16 on a GPU
     that has it and in float32 elsewhere. An adapter's base model is loaded from where its configuration says, given the
     rows for added tokens, and wrapped; `config_overrides` are what its run changed in the base model's configuration
-    (whole weights have theirs beside them). Weights are read from safetensors only, and from pickles that are named by
+    (whole weights have theirs beside them). A base that was quantized in training is again, or with `unquantized` as
+    its files have it. Weights are read from safetensors only, and from pickles that are named by
     `allow_pickle`, of these only the tensors.
 
     Raises:
@@ -53,8 +66,14 @@ def load_for_inference(
     if not is_adapter and not (folder / "config.json").is_file():
         raise _error(f"'{folder}' holds neither a model (config.json) nor an adapter ({ADAPTER_CONFIG})")
     tokenizer = _load_tokenizer(folder, trust_remote_code)
-    model = _load_adapted(folder, tokenizer, kind, config_overrides or {}) if is_adapter else _load_whole(folder, kind)
-    model.to(device)  # type: ignore[arg-type]
+    found = _quantization_of(folder, is_adapter, unquantized)
+    if is_adapter:
+        model = _load_adapted(folder, tokenizer, kind, config_overrides or {}, _Base(found, device, unquantized))
+    else:
+        model = _load_whole(folder, kind)
+    compute_as_trained(model)
+    if found is None:
+        model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model, tokenizer
 
@@ -69,12 +88,46 @@ def _load_tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@dataclass(frozen=True)
+class _Base:
+    """How a base model is to be had."""
+
+    quantization: BaseQuantization | None
+    device: torch.device
+    unquantized: bool
+
+    def options(self, kind: dict[str, Any]) -> dict[str, Any]:
+        """Arguments for `from_pretrained`."""
+        if self.quantization is None:
+            return kind
+        return {**kind, **quantized_load_options(self.quantization, self.device, kind["dtype"])}
+
+    def finish(self, model: PreTrainedModel, name: str, dtype: torch.dtype) -> None:
+        """Make sure that the model is what was asked for."""
+        if self.unquantized and quantized_modules(model):
+            raise _error(f"--unquantized: the base model '{name}' is stored quantized", "leave it out")
+        if self.quantization is not None:
+            try:
+                finish_loading(model, self.quantization, dtype)
+            except ValueError as error:
+                raise _error(f"the base model '{name}' is not that of the training: {error}") from error
+
+
+def _quantization_of(folder: Path, is_adapter: bool, unquantized: bool) -> BaseQuantization | None:
+    found = read_base_quantization(folder) if is_adapter else None
+    if unquantized and found is None:
+        raise _error(
+            f"--unquantized has no effect: '{folder}' was not trained on a quantized base model", "leave it out"
+        )
+    return None if unquantized else found
+
+
 def _load_whole(folder: Path, kind: dict[str, Any]) -> PreTrainedModel:
     return _from_folder(folder, kind, {})
 
 
 def _load_adapted(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any], overrides: Mapping[str, Any]
+    folder: Path, tokenizer: PreTrainedTokenizerBase, kind: dict[str, Any], overrides: Mapping[str, Any], how: _Base
 ) -> PreTrainedModel:
     """The base model that the adapter in `folder` names, with the adapter on it."""
     pickles = _find_weights(folder, kind["allow_pickle"], ADAPTER)
@@ -82,7 +135,8 @@ def _load_adapted(
         hint = "pip install 'dumbo-trainer[peft]'"
         raise _error(f"'{folder}' holds an adapter, and the package 'peft' is not installed", hint)
     base, revision = _base_of(folder)
-    model = _load_base(folder, base, revision, kind, overrides)
+    model = _load_base(folder, base, revision, how.options(kind), overrides)
+    how.finish(model, base, kind["dtype"])
     # What training did to the model before it was wrapped; rows that were trained lie in the adapter.
     model = fit_embeddings(model, tokenizer, lambda _: None)
     return _put_on(model, folder, bool(pickles), kind["allow_pickle"])
@@ -222,9 +276,11 @@ def _from_folder(folder: Path, kind: dict[str, Any], overrides: Mapping[str, Any
 
 def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str, Any]) -> PreTrainedModel:
     if overrides:
-        where = {key: value for key, value in options.items() if key not in ("dtype", "use_safetensors")}
+        where = {key: value for key, value in options.items() if key not in _OF_WEIGHTS}
         options = {**options, "config": override(AutoConfig.from_pretrained(name, **where), overrides)}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)  # the base is stored so
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
     model: PreTrainedModel
     model, report = loaded
     if report["missing_keys"]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dumbo.bridge.head import HeadError, head_shape
+from dumbo.bridge.quantized_base import stored_bytes
 from dumbo.bridge.token_loss import WORTHWHILE_BYTES
 from dumbo.kernels.linear_logits import tile_rows
 from dumbo.memory import memory_bytes
@@ -49,15 +50,15 @@ def _rows_of_logits(model: Any, positions: int, size: int) -> int:
 
 def state_bytes(model: Any) -> int:
     """Bytes that weights on the device, gradients and the two moments of Adam take beside the activations."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(stored_bytes(p) for p in model.parameters())
+    trained = sum(stored_bytes(p) for p in model.parameters() if p.requires_grad)
     return int(weights + 3 * trained)
 
 
 def saved_bytes(model: Any, checkpoints: int) -> int:
     """Bytes that the model takes on a disk (of one with adapters, these), and beside it so many checkpoints, which have
     the two moments of Adam too."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    sizes = [(stored_bytes(p), p.requires_grad) for p in model.parameters()]
     trained = sum(size for size, is_trained in sizes if is_trained)
     weights = trained if hasattr(model, "peft_config") else sum(size for size, _ in sizes)
     return int(weights + checkpoints * (weights + 2 * trained))
@@ -82,7 +83,7 @@ def choose_checkpointing(
     free = free_bytes(device)
     if not needed or not free:
         return False, "what the activations need cannot be estimated"
-    on_device = sum(p.numel() * p.element_size() for p in model.parameters()) if device.type == "cpu" else 0
+    on_device = sum(stored_bytes(p) for p in model.parameters()) if device.type == "cpu" else 0
     left = free - state_bytes(model) + on_device
     enough = needed <= 0.8 * left
     words = f"activations need about {_size(needed)} of {_size(max(left, 0))} free"

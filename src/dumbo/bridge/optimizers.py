@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from dumbo.config.arguments import TrainerArguments
@@ -12,13 +14,29 @@ from dumbo.errors import Problem
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-FAMILIAR_OPTIMIZERS = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "adafactor"})
+OF_PACKAGES = MappingProxyType(
+    {
+        **dict.fromkeys(("adamw_torch_8bit", "adamw_torch_4bit"), "torchao"),
+        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit"), "bitsandbytes"),
+        **dict.fromkeys(("lion_32bit", "lion_8bit", "rmsprop_bnb"), "bitsandbytes"),
+        **dict.fromkeys(("rmsprop_bnb_8bit", "rmsprop_bnb_32bit"), "bitsandbytes"),
+        **{f"paged_{kind}_{bits}bit": "bitsandbytes" for kind in ("adamw", "ademamix", "lion") for bits in (8, 32)},
+    }
+)
+"""Optimizers that are brought by a package, which is the extra of that name."""
+FAMILIAR_OPTIMIZERS = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "adafactor", *OF_PACKAGES})
 FAMILIAR_SCHEDULES = frozenset({"linear", "cosine", "constant", "constant_with_warmup", "polynomial"})
 """Names that are checked without importing Transformers, which takes seconds."""
 
 
 def name_problems(arguments: TrainerArguments) -> Iterator[Problem]:
-    """Names of optimizers and schedules that the installed Transformers does not know."""
+    """Names of optimizers and schedules that the installed Transformers does not know, or that have no package here."""
+    package = OF_PACKAGES.get(arguments.optim)
+    if package is not None and importlib.util.find_spec(package) is None:
+        message = f"'{arguments.optim}' needs the package {package}"
+        yield _of_optim(message, f"pip install 'dumbo-trainer[{package}]'")
+    if arguments.use_cpu:
+        yield from _paged(arguments.optim)
     if arguments.optim not in FAMILIAR_OPTIMIZERS:
         from transformers.training_args import OptimizerNames
 
@@ -27,6 +45,17 @@ def name_problems(arguments: TrainerArguments) -> Iterator[Problem]:
         from transformers.trainer_utils import SchedulerType
 
         yield from _unknown("lr_scheduler_type", arguments.lr_scheduler_type, [name.value for name in SchedulerType])
+
+
+def _of_optim(message: str, *hints: str) -> Problem:
+    return Problem(message, ("trainer", "arguments", "optim"), hints=hints)
+
+
+def _paged(name: str) -> Iterator[Problem]:
+    """bitsandbytes makes them ordinary ones on a CPU, with a warning."""
+    if name.startswith("paged_"):
+        message = f"'{name}' moves its state between the memories of a GPU and the machine, and this run is on the CPU"
+        yield _of_optim(message, f"write {name.removeprefix('paged_').replace('adamw_32bit', 'adamw_torch_fused')}")
 
 
 def _unknown(key: str, name: str, known: list[str]) -> Iterator[Problem]:
@@ -38,10 +67,12 @@ def optimizer_problems(ours: TrainerArguments, theirs: TrainingArguments, model:
     """What is wrong with the optimizer that the arguments name, found by asking Transformers how it would make it."""
     from transformers import Trainer
 
+    if theirs.device.type == "cpu" and not ours.use_cpu:  # which was looked at before
+        yield from _paged(ours.optim)
     try:
         Trainer.get_optimizer_cls_and_kwargs(theirs, model)
     except (ImportError, ValueError, TypeError) as error:
-        yield Problem(f"cannot be made here: {error}", ("trainer", "arguments", "optim"))
+        yield _of_optim(f"cannot be made here: {error}")
         return
     yield from _unused_by_optimizer(ours, theirs, model)
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dumbo.bridge.quantized_base import value_count
+
 if TYPE_CHECKING:
     from torch.nn import Module
 
@@ -28,7 +30,7 @@ def count_parameters(model: Module) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         part = vocabulary.get(id(parameter)) or _part(name)
         count = counts.setdefault(part, [0, 0])
-        count[0 if parameter.requires_grad else 1] += parameter.numel()
+        count[0 if parameter.requires_grad else 1] += value_count(parameter)
     return [{"part": part, "trainable": count[0], "frozen": count[1]} for part, count in counts.items()]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dumbo.bridge.checkpoints import TrainingCheckpoints
+from dumbo.bridge.quantized_base import write_base_quantization
 from dumbo.bridge.requests import Requests, Stop
 from dumbo.bridge.training_state import random_states, set_random_states
 from dumbo.checkpoint.folder import put_in_place
@@ -59,6 +60,7 @@ class ResumableTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             with _config_value(model, "use_cache", self._use_cache):  # the Trainer switched it off for training
                 model.save_pretrained(folder)
+            write_base_quantization(folder, model)
             self._job.tokenizer.save_pretrained(folder)
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer_callback import ExportableState
 
+from dumbo.bridge.quantized_base import stored_parts
 from dumbo.errors import RunError
 
 _SAMPLE = 4096
@@ -128,10 +129,11 @@ def digest_under_adapters(model: Any) -> str | None:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in model.named_parameters():
         if not value.requires_grad:
-            flat = value.detach().reshape(-1)
-            some = flat[:: max(flat.numel() // _SAMPLE, 1)].contiguous().cpu()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(some.view(torch.uint8).numpy().data)
+            for part in stored_parts(value):  # of quantized weights: codes and scales
+                flat = part.detach().reshape(-1)
+                some = flat[:: max(flat.numel() // _SAMPLE, 1)].contiguous().cpu()
+                digest.update(some.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,12 +15,21 @@ if TYPE_CHECKING:
 
 _MARK = "$"
 """Begins the key of an object that stands for something that JSON has not."""
+_MADE_OF_TENSORS = MappingProxyType(
+    {
+        "OptimState8bit": "torchao.optim.subclass_8bit",
+        "OptimState4bit": "torchao.optim.subclass_4bit",
+        "OptimStateFp8": "torchao.optim.subclass_fp8",
+    }
+)
+"""Tensors that are made of others, by the names of their classes: the module of each. Nothing else is imported."""
 
 
 def write_tree(value: Any, folder: Path, name: str) -> None:
     """Write `value` as `name.json` and `name.safetensors` in `folder`.
 
-    It may have None, texts, bytes, numbers, lists, tuples, sets, mappings with plain keys, and arrays and tensors.
+    It may have None, texts, bytes, numbers, lists, tuples, sets, mappings with plain keys, arrays and tensors, those of
+    torchao's optimizers among them.
 
     Raises:
         TypeError: it has something else; the message says where.
@@ -69,6 +80,10 @@ class _Encoder:
             return {"$dtype": str(value).removeprefix("torch.")}
         if type(value) in (torch.Tensor, torch.nn.Parameter):
             return {"$tensor": self._keep(value.detach(), path)}
+        if _MADE_OF_TENSORS.get(type(value).__name__) == type(value).__module__:
+            names, settings = value.__tensor_flatten__()
+            parts = {name: self.encode(getattr(value, name), f"{path}.{name}") for name in names}
+            return {"$made_of": [type(value).__name__, parts, self.encode(list(settings), path)]}
         where = f"'{path.removeprefix('.')}'" if path else "it"
         raise TypeError(f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be kept")
 
@@ -126,8 +141,14 @@ def _special(key: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[value].numpy()
         case "$number":
             return tensors[value].numpy()[()]
-        case "$dtype":
-            dtype = getattr(torch, value)
-            if isinstance(dtype, torch.dtype):
-                return dtype
+        case "$made_of":
+            name, parts, settings = value
+            return _made_of(name, parts, settings, tensors)
+        case "$dtype" if isinstance(getattr(torch, value), torch.dtype):
+            return getattr(torch, value)
     raise ValueError(f"'{key}' is nothing that can be kept")
+
+
+def _made_of(name: str, parts: Any, settings: Any, tensors: Mapping[str, Tensor]) -> Any:
+    kind = getattr(import_module(_MADE_OF_TENSORS[name]), name)
+    return kind.__tensor_unflatten__(decode(parts, tensors), decode(settings, tensors))

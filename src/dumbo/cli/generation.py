@@ -31,6 +31,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser, temperature: float
     parser.add_argument(
         "--allow-pickle", action="append", default=[], metavar="FILE", help="weight file that may be a pickle"
     )
+    parser.add_argument(
+        "--unquantized", action="store_true", help="load the base model of an adapter as it is, not as in training"
+    )
     parser.add_argument("--raw", action="store_true", help="give the model the text as it is, without its format")
 
 
@@ -68,7 +71,13 @@ def open_for(options: argparse.Namespace) -> Opened:
         warning = "warning: --trust-remote-code: Python code that comes with the model may run, with all your rights"
         print(warning, file=sys.stderr, flush=True)
     allowed = tuple(options.allow_pickle)
-    opened = open_model(options.run, raw=options.raw, trust_remote_code=options.trust_remote_code, allow_pickle=allowed)
+    opened = open_model(
+        options.run,
+        raw=options.raw,
+        trust_remote_code=options.trust_remote_code,
+        allow_pickle=allowed,
+        unquantized=options.unquantized,
+    )
     if options.system:
         check_system(opened, options.system)
     if options.seed is not None:

@@ -9,7 +9,9 @@ _TOOLS = (("A", "Axolotl"), ("T", "TRL"), ("L", "LLaMA-Factory"))
 _ADAPTER = "write model.peft, and peft under plugins"
 _NO_ADAPTER = "not available: the plugin peft trains adapters, as PEFT computes them"
 _NO_MERGE = "not available: model/ holds the adapter; PEFT can merge it into its base model"
-_QUANTIZED = "quantized loading is not available: weights are loaded in model.dtype"
+_QUANTIZED = "not available: base models are quantized by the plugins bitsandbytes (4 and 8 bits) and torchao (8 bits)"
+_BITS = "write model.bitsandbytes: {bits: 4} (or 8), and bitsandbytes under plugins"
+_DOUBLE = "write model.bitsandbytes.double_quant, and bitsandbytes under plugins"
 _SHARDED = "not available: every process holds a whole copy of the model (DDP)"
 _HUB = "not available: the model is saved in the run's folder, under model/"
 _TRACKERS = "wandb, tensorboard, mlflow and trackio"
@@ -88,7 +90,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ),
     ("ATL", "attn_implementation flash_attn use_flash_attention use_flash_attention_2", "write model.attention"),
     # Adapters and quantization
-    ("A", "adapter", _ADAPTER),
+    ("A", "adapter", f"{_ADAPTER}; for qlora bitsandbytes, too"),
     ("ATL", "lora_r lora_rank", "write model.peft.rank, and peft under plugins"),
     ("ATL", "lora_alpha", "write model.peft.alpha, and peft under plugins"),
     ("ATL", "lora_dropout", "write model.peft.dropout, and peft under plugins"),
@@ -117,11 +119,18 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "lora_qkv_kernel lora_o_kernel", "write model.lora_kernels.linear, and lora_kernels under plugins"),
     ("A", "merge_lora", _NO_MERGE),
     ("L", "adapter_name_or_path", "write model.peft.start_from, or merge_first, and peft under plugins"),
-    ("ATL", "load_in_4bit load_in_8bit", _QUANTIZED),
-    ("A", "gptq bnb_config_kwargs qat quantization", _QUANTIZED),
-    ("T", "quantization_config bnb_4bit_quant_type", _QUANTIZED),
-    ("L", "quantization_bit quantization_method double_quantization", _QUANTIZED),
-    ("T", "bnb_4bit_compute_dtype bnb_4bit_use_double_quant use_bnb_nested_quant", _QUANTIZED),
+    ("ATL", "load_in_4bit", "write model.bitsandbytes: {bits: 4}, and bitsandbytes under plugins"),
+    ("ATL", "load_in_8bit", "write model.bitsandbytes: {bits: 8}, and bitsandbytes under plugins"),
+    ("A", "gptq qat quantization", _QUANTIZED),
+    ("A", "bnb_config_kwargs", _BITS),
+    ("T", "quantization_config", _BITS),
+    ("T", "bnb_4bit_quant_type", "write model.bitsandbytes.quant_type, and bitsandbytes under plugins"),
+    ("L", "quantization_bit quantization_method", _BITS),
+    ("T", "bnb_4bit_compute_dtype", "write model.bitsandbytes.compute_dtype, and bitsandbytes under plugins"),
+    ("T", "bnb_4bit_quant_storage", "write model.bitsandbytes.storage_dtype, and bitsandbytes under plugins"),
+    ("TL", "bnb_4bit_use_double_quant use_bnb_nested_quant double_quantization", _DOUBLE),
+    ("T", "llm_int8_threshold", "write model.bitsandbytes.threshold, and bitsandbytes under plugins"),
+    ("T", "llm_int8_skip_modules", "write model.bitsandbytes.skip_modules, and bitsandbytes under plugins"),
     (
         "L",
         "freeze_trainable_layers freeze_trainable_modules",

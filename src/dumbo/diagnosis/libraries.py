@@ -23,7 +23,10 @@ _PATIENCE = 300.0
 _SHOWN = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pydantic")
 _WORK_EXTRAS = ("test", "check", "dev")
 """What they ask for, work on dumbo needs, and runs do not."""
-_OPTIONAL = ("polars", "peft", "trl", "datasets", "liger-kernel", "tensorboard", "trackio", "wandb", "mlflow-skinny")
+_OPTIONAL = (
+    *("polars", "peft", "trl", "bitsandbytes", "torchao", "datasets", "liger-kernel"),
+    *("tensorboard", "trackio", "wandb", "mlflow-skinny"),
+)
 
 
 @dataclass(frozen=True)

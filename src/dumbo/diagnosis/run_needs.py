@@ -12,7 +12,7 @@ from dumbo.configure import Configured, configure
 from dumbo.diagnosis.findings import MEND_FIRST, Finding
 from dumbo.diagnosis.hub import is_offline
 from dumbo.diagnosis.libraries import Probed
-from dumbo.diagnosis.weights import adapter_count, parameter_count, tensor_shapes
+from dumbo.diagnosis.weights import adapter_count, linear_count, parameter_count, tensor_shapes
 from dumbo.errors import ConfigError, Problem
 from dumbo.launch import Launch
 from dumbo.local_paths import is_hub_name
@@ -27,6 +27,8 @@ from dumbo.starting.models import cached_snapshot
 _BYTES = (("float32", 4), ("auto", 4), ("bfloat16", 2), ("float16", 2))
 _ADAM = ("adamw_torch", "adamw_torch_fused")
 _ADAM_MOMENTS = 2
+_QUANTIZING = ("bitsandbytes", "torchao")
+_KNOWN_PATCHERS = ("peft", "liger", *_QUANTIZING)
 
 
 def run_findings(file: Path, probed: Probed) -> Iterator[Finding]:
@@ -93,7 +95,7 @@ def _memory_findings(checked: Configured, probed: Probed) -> Iterator[Finding]:
     shapes = tensor_shapes(folder) if folder is not None else {}
     if not shapes:
         return
-    weights = parameter_count(shapes) * dict(_BYTES)[config.model.dtype]
+    weights = _weight_bytes(config, shapes)
     trained, words = _trained_bytes(checked, shapes)
     if trained is None:
         yield Finding("memory", f"weights {size(weights)}; what is trained of them, plugins decide ({words})")
@@ -115,11 +117,22 @@ def _memory_findings(checked: Configured, probed: Probed) -> Iterator[Finding]:
         yield Finding("memory", text)
 
 
+def _weight_bytes(config: RunConfig, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of the base model, of which linear layers may be quantized."""
+    plain = parameter_count(shapes) * dict(_BYTES)[config.model.dtype]
+    quantizing = [name for name in _QUANTIZING if name in config.plugins]
+    if not quantizing:
+        return plain
+    bits = getattr(getattr(config.model, quantizing[0], None), "bits", 8)
+    values = linear_count(shapes)
+    return plain - values * dict(_BYTES)[config.model.dtype] + values * bits // 8
+
+
 def _trained_bytes(checked: Configured, shapes: dict[str, tuple[int, ...]]) -> tuple[int | None, str]:
     """Bytes of what is trained, with words for it; None where that depends on plugins that are not known here."""
     spec = next(spec for spec in INTERFACES if spec.type is ModelPatcherPlugin)
     patchers = [plugin for plugin in checked.plugins.found if claims(plugin.type, spec)]
-    strange = [plugin.name for plugin in patchers if plugin.name not in ("peft", "liger")]
+    strange = [plugin.name for plugin in patchers if plugin.name not in _KNOWN_PATCHERS]
     options: Any = getattr(checked.config.model, "peft", None)
     if options is not None and "peft" in checked.config.plugins:
         if strange or not options.is_simple:

@@ -32,6 +32,12 @@ def parameter_count(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
+def linear_count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Weights of linear layers but the head: what is quantized of a base model."""
+    layers = [shape for name, shape in shapes.items() if len(shape) == 2 and not _NO_ADAPTER.search(name)]
+    return sum(math.prod(shape) for shape in layers)
+
+
 def adapter_count(shapes: Mapping[str, tuple[int, ...]], rank: int, targets: Any) -> int:
     """Weights of LoRA matrices on the layers that `targets` means, read as PEFT does; `all-linear` spares the ends."""
     total = 0

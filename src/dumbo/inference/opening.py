@@ -38,13 +38,18 @@ class Opened:
 
 
 def open_model(
-    path: Path, raw: bool = False, trust_remote_code: bool = False, allow_pickle: tuple[str, ...] = ()
+    path: Path,
+    raw: bool = False,
+    trust_remote_code: bool = False,
+    allow_pickle: tuple[str, ...] = (),
+    unquantized: bool = False,
 ) -> Opened:
     """Load the model of a run's folder, of a checkpoint, or of any folder with a model.
 
     Prompts are written by the run's own train format, without a run by the tokenizer's chat template, and without one,
     or with `raw`, as they are. Whether a model's own code may run, and which files may be pickles, is for
-    `trust_remote_code` and `allow_pickle` to say, not for the run.
+    `trust_remote_code` and `allow_pickle` to say, not for the run. `unquantized` takes an adapter's base as its
+    files have it.
 
     Raises:
         RunError: there is no model, or its train format cannot be had.
@@ -62,6 +67,7 @@ def open_model(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
         config_overrides=_config_overrides(tree),
+        unquantized=unquantized,
     )
     writer: Writer = PlainPromptWriter(tokenizer)
     name = _AS_IT_IS

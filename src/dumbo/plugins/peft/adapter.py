@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 
+from dumbo.bridge.quantized_base import is_quantized, value_count
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError
 from dumbo.plugins.peft.configs import adapter_config, base_name, scale
@@ -79,6 +80,7 @@ def add_adapter(model: PreTrainedModel, options: PeftOptions, place: Place) -> P
         raise ConfigError.at("plugins", message, "remove 'peft'")
     if options.bias != "none" and not any(name.endswith("bias") for name, _ in model.named_parameters()):
         raise ConfigError.at("model.peft.bias", "has no effect: the model has no biases", "leave it out")
+    _refuse_on_quantized(model, options)
     revision = place.config.model.revision
     if options.merge_first:
         with quiet():
@@ -100,6 +102,16 @@ def add_adapter(model: PreTrainedModel, options: PeftOptions, place: Place) -> P
         place.say(line)
     wrapped: PreTrainedModel = adapted
     return wrapped
+
+
+def _refuse_on_quantized(model: PreTrainedModel, options: PeftOptions) -> None:
+    if options.use_dora and getattr(model, "is_loaded_in_8bit", False):
+        message = "does not work on the 8-bit layers of bitsandbytes, whose scales get lost"
+        raise ConfigError.at("model.peft.use_dora", message, "take bits: 4, or torchao")
+    if options.merge_first and any(is_quantized(weight) for weight in model.parameters()):
+        message = "adapters cannot be merged into quantized weights without rounding them anew"
+        hint = "merge them with 'dumbo merge', and write the folder of the result as model.base_model"
+        raise ConfigError.at("model.peft.merge_first", message, hint)
 
 
 @contextmanager
@@ -150,7 +162,7 @@ def what_took_effect(
     if apart and options.target_modules == ALL_LINEAR:
         yield f"peft: without adapter, as they are no linear layers: {', '.join(apart)}"
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in adapted.parameters())
+    total = sum(value_count(parameter) for parameter in adapted.parameters())
     yield f"peft: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from dumbo.bridge.quantized_base import is_quantized
 from dumbo.errors import Problem
 from dumbo.plugins.peft.checks import problem
 from dumbo.plugins.peft.methods import ALL_LINEAR, LORA
@@ -24,8 +25,12 @@ def name_problems(model: nn.Module, options: PeftOptions) -> Iterator[Problem]:
     modules = {name: module for name, module in model.named_modules() if name}
     # PEFT takes the ends of names here, without regard to the dots between their parts.
     for entry in options.modules_to_save:
-        if not any(name.endswith(entry) for name in modules):
+        named = [name for name in modules if name.endswith(entry)]
+        if not named:
             yield _unmatched("modules_to_save", f"'{entry}' matches no module", _near(entry, modules))
+        elif any(_holds_codes(modules[name]) for name in named):
+            hints = ("put an adapter on it (target_modules), or name it in skip_modules of what quantizes the model",)
+            yield _unmatched("modules_to_save", f"'{entry}' is quantized, and cannot be trained as a whole", hints)
     yield from _target_problems(modules, options)
     yield from _exclude_problems(modules, options)
     yield from _parameter_problems(model, options)
@@ -149,6 +154,10 @@ def counted(names: Sequence[str]) -> str:
 def can_be_wrapped(module: nn.Module) -> bool:
     """Whether LoRA has a layer for it. Quantized linear layers have classes of their own, named after what they are."""
     return isinstance(module, WRAPPED) or ("linear" in type(module).__name__.lower() and not any(module.children()))
+
+
+def _holds_codes(module: nn.Module) -> bool:
+    return any(is_quantized(weight) for weight in module.parameters())
 
 
 def _wrong_types(entry: str, found: dict[str, nn.Module]) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from dumbo.bridge.config_overrides import override
 from dumbo.bridge.pickles import Permission, PickleRefused, pickles_to_read
+from dumbo.bridge.quantized_base import quantized_modules, value_count
 from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError, PluginError, Problem
 from dumbo.plugins.transformers.attention import attention_problem
@@ -102,7 +104,7 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     options = load_options(request)
     say_code(source.folder, "config.json", request.name, request.trusted, say)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _from_pretrained(
             source.name,
             config=config,
             trust_remote_code=request.trusted,
@@ -119,6 +121,7 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     model: PreTrainedModel
     model, info = loaded
     judge(info, request)
+    judge_quantization(model, request)
     say_unexpected(info, say)
     if source.pickles:
         say(f"model: only the tensors were read of the pickles {listed(source.pickles)}, and no code of theirs was run")
@@ -126,6 +129,13 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     if not request.trusted:
         say_unused_code(source.folder, "config.json", request.name, model, say)
     return model
+
+
+def _from_pretrained(name: str, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        # That a model is stored quantized as was asked for is right, and otherwise an error of the plugin that asked.
+        warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
+        return AutoModelForCausalLM.from_pretrained(name, **options)
 
 
 def find_model(request: ModelRequest) -> Source:
@@ -228,10 +238,22 @@ def judge(info: Mapping[str, Any], request: ModelRequest) -> None:
     raise ConfigError([request.problem(f"'{request.name}': {message}", *hints)])
 
 
+def judge_quantization(model: PreTrainedModel, request: ModelRequest) -> None:
+    """Refuse a model that is stored quantized where no plugin makes it ready for training."""
+    if not quantized_modules(model) or "quantization_config" in request.extra:
+        return
+    method: Any = getattr(model.config.quantization_config, "quant_method", None)
+    by = getattr(method, "value", method)
+    known = by in ("bitsandbytes", "torchao")
+    hint = f"add {by} and peft under plugins" if known else "take the model as it was before"
+    raise ConfigError([request.problem(f"'{request.name}' is stored quantized, by {by}", hint)])
+
+
 def described(model: PreTrainedModel, request: ModelRequest) -> str:
     """One line about what was loaded, with what `auto` chose."""
-    count = sum(parameter.numel() for parameter in model.parameters())
+    count = sum(value_count(parameter) for parameter in model.parameters())
     dtype = str(model.dtype).removeprefix("torch.")
+    dtype += " and quantized" if quantized_modules(model) else ""
     attention = getattr(model.config, "_attn_implementation", None)
     size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
     return f"model: {request.name} ({type(model).__name__}), {size} parameters in {dtype}, attention {attention}"
