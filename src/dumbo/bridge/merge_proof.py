@@ -94,59 +94,49 @@ class FromDisk:
             name: (model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
             for name, _ in model.named_parameters(remove_duplicate=False)
         }
+        """The modules of the model itself, which stay what they are when PEFT wraps them."""
         self._buffers = {name for name, _ in model.named_buffers()}
-        """Of the base model's modules, which stay what they are when PEFT wraps them."""
         self._load_buffers()
 
     @contextmanager
     def attached(self, outer: nn.Module, inside: Callable[[str], nn.Module]) -> Iterator[None]:
         """Read weights while `outer`, the model or what wraps it, computes. `inside` finds the module of a name."""
         handles = []
-        for name in self._units():
-            module = inside(name)
-            handles.append(module.register_forward_pre_hook(self._reader(name)))
-            handles.append(module.register_forward_hook(self._dropper(name)))
+        for unit, names in self._units().items():
+            module = inside(unit)
+            handles.append(module.register_forward_pre_hook(self._reader(names)))
+            handles.append(module.register_forward_hook(self._dropper(names)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _units(self) -> Iterator[str]:
-        """The layers, whose weights are read together, and every other module that has weights of its own."""
+    def _units(self) -> dict[str, list[str]]:
+        """The layers, whose weights are read together, and every other module that has weights of its own; with the
+        names of these weights."""
         layers = [
             f"{name}.{index}" if name else index
             for name, module in self._model.named_modules()
             if isinstance(module, nn.ModuleList)
             for index, _ in module.named_children()
         ]
-        outer = [name for name in layers if not any(name.startswith(f"{other}.") for other in layers)]
-        yield from outer
-        own = {name.rpartition(".")[0] for name in self._owners}
-        yield from (name for name in sorted(own) if not any(f"{name}.".startswith(f"{unit}.") for unit in outer))
+        units: dict[str, list[str]] = {}
+        for name in self._owners:
+            layer = next((layer for layer in layers if name.startswith(f"{layer}.")), None)
+            units.setdefault(layer if layer is not None else name.rpartition(".")[0], []).append(name)
+        return units
 
-    def _within(self, unit: str) -> list[str]:
-        layers = isinstance(self._model.get_submodule(unit), nn.Module) and any(
-            name.startswith(f"{unit}.") and name.rpartition(".")[0] != unit for name in self._owners
-        )
-        if layers:
-            return [name for name in self._owners if name.startswith(f"{unit}.")]
-        return [name for name in self._owners if name.rpartition(".")[0] == unit]
-
-    def _reader(self, unit: str) -> Callable[..., None]:
-        names = self._within(unit)
-
+    def _reader(self, names: Sequence[str]) -> Callable[..., None]:
         def read(module: nn.Module, inputs: Any) -> None:
             values = self.weights(names)
             for name in names:
                 owner, own = self._owners[name]
-                owner._parameters[own] = nn.Parameter(values[name], requires_grad=False)
+                owner._parameters[own] = nn.Parameter(values.pop(name), requires_grad=False)
 
         return read
 
-    def _dropper(self, unit: str) -> Callable[..., None]:
-        names = self._within(unit)
-
+    def _dropper(self, names: Sequence[str]) -> Callable[..., None]:
         def drop(module: nn.Module, inputs: Any, output: Any) -> None:
             for name in names:
                 owner, own = self._owners[name]
@@ -163,9 +153,7 @@ class FromDisk:
         """
         found: dict[str, Tensor] = {}
         for first, group in self._wanted(names):
-            for name, value in self._made(first, group).items():
-                if name in self._shapes:
-                    found[name] = value
+            found |= self._made(first, group)
         for name in names:
             if name not in found and name in self._tied:
                 source = self._tied[name]

@@ -23,7 +23,7 @@ _ROLES = (
     *("trainable_tokens_delta", "ia3_l", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
 )
-_KEY = re.compile(rf"(?P<module>.+)\.(?P<role>{'|'.join(_ROLES)})(?:\.[^.]+?)??(?P<kind>\.weight|\.bias)?")
+KEY = re.compile(rf"(?P<module>.+)\.(?P<role>{'|'.join(_ROLES)})(?:\.[^.]+?)??(?P<kind>\.weight|\.bias)?")
 _OUTER = ("base_model.model.", "base_model.")
 
 
@@ -106,7 +106,7 @@ def read_adapter(folder: Path, weight: float = 1.0) -> Adapter:
         name = key
         for prefix in _OUTER:
             name = name.removeprefix(prefix)
-        match = _KEY.fullmatch(name)
+        match = KEY.fullmatch(name)
         if match is not None:
             role = match["role"] + (".bias" if match["kind"] == ".bias" else "")
             parts.setdefault(match["module"].removesuffix(".token_adapter"), {})[role] = tensor

@@ -100,9 +100,9 @@ def _weight(word: str, text: str) -> float:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run that an adapter's folder belongs to; None where there is none."""
+    """The run that a folder is, or that an adapter in it belongs to; None where there is none."""
     place = folder.resolve()
-    candidates = [place, place.parent, place.parent.parent, place.parent.parent.parent]
+    candidates = [place, *place.parents[:3]]
     begun = ("summary.json", "metrics.jsonl")
     found = (run for run in candidates if (run / "run.yaml").is_file() and any((run / n).is_file() for n in begun))
     return next(found, None)

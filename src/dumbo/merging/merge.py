@@ -18,6 +18,7 @@ from dumbo.merging.adapters import Adapter, read_adapter, untrained
 from dumbo.merging.bases import Base, open_base
 from dumbo.merging.companion import Companion
 from dumbo.merging.finding import find_adapters, overrides_of, run_of
+from dumbo.merging.gathering import gathered
 from dumbo.merging.packaging import tokenizer_folder, tokens_of, write_package
 from dumbo.merging.places import PLAIN, Places, places_from, plain_places
 from dumbo.merging.plan import Plan, plan_merge
@@ -70,42 +71,47 @@ def merge(request: Request, console: Console) -> Merged:
             makes of its base model. Nothing is left then.
     """
     began = time.monotonic()
-    adapters = _read(request)
-    output = _output(request, adapters[0])
+    with contextlib.ExitStack() as stack:
+        return _merge(request, console, stack, began)
+
+
+def _merge(request: Request, console: Console, stack: contextlib.ExitStack, began: float) -> Merged:
+    adapters = _read(request, stack)
+    output = _output(request)
     first = adapters[0]
     revision = first.settings.get("revision") if request.base is None else None
     base = open_base(request.base or first.base, revision, first.folder, console.say)
-    overrides = overrides_of(run_of(first.folder))
-    with contextlib.ExitStack() as stack:
-        companion: Companion | None = None
-        if base.model_type not in PLAIN or overrides or request.trusted:
-            companion = stack.enter_context(Companion())
-            places = _asked(companion, base, request, overrides, adapters)
-        else:
-            places = plain_places(base)
-        tokenizer = tokenizer_folder([adapter.folder for adapter in adapters], base.folder)
-        tokens = tokens_of(tokenizer) if tokenizer != base.folder else None
-        simulate = rounded_weights(adapters) if request.quantized else None
-        plan = plan_merge(base, adapters, places, dtype=request.dtype, tokens=tokens, simulate=simulate)
-        _check_room(plan, output)
-        _tell(plan, console)
-        if request.proves:
-            companion = companion or stack.enter_context(Companion())
-        partial = output.with_name(f"{output.name}.partial")
-        with naming_refusals(output), _removed_on_failure(partial):
-            begin: Callable[[Path], Proof] | None = None
-            if companion is not None and request.proves:
-                question = Question(plan, places, tokenizer, overrides, request.quantized, request.trusted)
-                begin = partial_of(Proof.begin, companion, question)
-            proof = _write(plan, partial, console, begin, places, tokenizer)
-            partial.rename(output)
+    overrides = overrides_of(run_of(request.run))
+    companion: Companion | None = None
+    if base.model_type not in PLAIN or overrides or request.trusted:
+        companion = stack.enter_context(Companion())
+        places = _asked(companion, base, request, overrides, adapters)
+    else:
+        places = plain_places(base)
+    tokenizer = tokenizer_folder([adapter.folder for adapter in adapters], base.folder)
+    tokens = tokens_of(tokenizer) if tokenizer != base.folder else None
+    simulate = rounded_weights(adapters) if request.quantized else None
+    plan = plan_merge(base, adapters, places, dtype=request.dtype, tokens=tokens, simulate=simulate)
+    _check_room(plan, output)
+    _tell(plan, console)
+    if request.proves:
+        companion = companion or stack.enter_context(Companion())
+    partial = output.with_name(f"{output.name}.partial")
+    with naming_refusals(output), _removed_on_failure(partial):
+        begin: Callable[[Path], Proof] | None = None
+        if companion is not None and request.proves:
+            question = Question(plan, places, tokenizer, overrides, request.quantized, request.trusted)
+            begin = partial_of(Proof.begin, companion, question)
+        proof = _write(plan, partial, console, begin, places, tokenizer)
+        partial.rename(output)
     changed = sum(not change.is_only_cast for change in plan.changes.values())
     count = len(plan.base.tensors) + len(plan.added)
     return Merged(output, total_bytes(plan), changed, count, time.monotonic() - began, proof)
 
 
-def _read(request: Request) -> list[Adapter]:
-    adapters = [read_adapter(folder, weight) for folder, weight in find_adapters(request.run, request.adapters)]
+def _read(request: Request, stack: contextlib.ExitStack) -> list[Adapter]:
+    found = find_adapters(request.run, request.adapters)
+    adapters = [read_adapter(stack.enter_context(gathered(folder)), weight) for folder, weight in found]
     for adapter in adapters:
         if untrained(adapter):
             message = f"nothing was trained in '{adapter.folder}': all that it adds is zero"
@@ -117,9 +123,9 @@ def _read(request: Request) -> list[Adapter]:
     return adapters
 
 
-def _output(request: Request, adapter: Adapter) -> Path:
+def _output(request: Request) -> Path:
     """The folder to write, which must not exist."""
-    output = request.output or (run_of(adapter.folder) or request.run) / "merged"
+    output = request.output or (run_of(request.run) or request.run) / "merged"
     if output.exists() or output.is_symlink():
         hint = "remove it, or name another folder with --output DIR"
         raise _error(f"'{output}' exists already, and nothing is overwritten", hint)

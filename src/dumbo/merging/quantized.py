@@ -65,10 +65,10 @@ def rounded(weight: Tensor, settings: Mapping[str, Any]) -> Tensor:
     from bitsandbytes import functional
 
     if settings.get("load_in_8bit"):
-        # LLM.int8() keeps a scale for each row (arXiv 2208.07339).
-        scale = weight.float().abs().amax(dim=1, keepdim=True)
-        codes = (weight.float() * (127.0 / scale)).round().to(torch.int8)
-        return (codes.float() * (scale / 127.0)).to(weight.dtype)
+        # LLM.int8() takes weights in float16, and keeps a scale for each row (arXiv 2208.07339).
+        numbers, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16))
+        back: Tensor = functional.int8_vectorwise_dequant(numbers, scales)
+        return back.to(weight.dtype)
     block = int(settings.get("bnb_4bit_blocksize") or 64)
     codes, state = functional.quantize_4bit(
         weight.contiguous(),
