@@ -45,7 +45,7 @@ def adapt(base: Path, folder: Path, config, *, seed=1, rows=None, size=0.2, dtyp
                 if parameter.requires_grad:
                     keeps = "magnitude" in name or "ia3" in name or "tokens_delta" in name
                     noise = torch.randn_like(parameter) * size
-                    parameter.data = parameter.data * (1 + noise) if keeps else parameter.data + noise
+                    parameter.data.add_(noise * parameter if keeps else noise)  # Tied ones stay tied.
         wrapped.save_pretrained(folder, save_embedding_layers=False)
         return logits(wrapped.eval())
 

@@ -40,9 +40,7 @@ def compared(base, adapter, folder, kept, roundoff=2.0**-24, changed=(), **detai
         "reference",
         folder=str(base),
         adapters=[{"folder": str(adapter), "weight": 1.0}],
-        tokens=512,
-        tokenizer=str(base),
-        **{**shared, **details},
+        **{"tokens": 512, "tokenizer": str(base), **shared, **details},
     )
     exact = roundoff == 2.0**-24
     return asked("merged", folder=str(folder), roundoff=roundoff, exact=exact, changed=list(changed), **shared)
@@ -138,16 +136,16 @@ def test_layers_are_read_when_they_are_reached_and_dropped(base):
 
     def count(module, inputs, output):
         nonlocal most
-        most = max(most, sum(each.numel() for each in model.parameters() if each.device.type != "meta"))
+        most = max(most, sum(each.untyped_storage().nbytes() // 4 for each in model.parameters()))
 
     for module in model.modules():
         module.register_forward_hook(count)
     with FromDisk(model, base).attached(model, model.get_submodule):
         got = logits_of(model, made.IDS)
     assert torch.equal(got, made.logits(made.loaded(base)))
-    assert all(each.device.type == "meta" for each in model.parameters())
+    assert all(each.untyped_storage().nbytes() == 4 for each in model.parameters())
     layer = sum(each.numel() for each in model.model.layers[0].parameters())
-    assert most <= max(layer, 512 * 32)
+    assert most <= max(layer, 512 * 32) + 32
 
 
 @pytest.mark.parametrize("kind", sorted(PLAIN))

@@ -48,7 +48,7 @@ def groups_of(model: PreTrainedModel, on_disk: Sequence[str]) -> dict[str, Group
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     prefix, state = model.base_model_prefix, dict(model.state_dict())
     groups: dict[str, Group] = {}
-    for name in sorted(on_disk, key=dot_natural_key):  # type: ignore[no-untyped-call]
+    for name in sorted(on_disk, key=dot_natural_key):
         renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
         if renamed not in state and name in state:
             renamed, pattern = rename_source_key(name, [], [], base_model_prefix=prefix, meta_state_dict=state)

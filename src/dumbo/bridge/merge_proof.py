@@ -72,12 +72,23 @@ def tensors_in(folder: Path) -> dict[str, OnDisk]:
 def empty_model(config: PreTrainedConfig, trusted: bool) -> PreTrainedModel:
     """The model of `config` with weights that take no memory; buffers that are computed are there."""
     with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trusted, dtype=torch.float32
-        )
+        build: Any = AutoModelForCausalLM.from_config
+        model: PreTrainedModel = build(config, trust_remote_code=trusted, dtype=torch.float32)
     model.tie_weights()
     model.train(False)
+    made: dict[int, nn.Parameter] = {}
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        owner._parameters[name.rpartition(".")[2]] = made.setdefault(id(parameter), nothing(tuple(parameter.shape)))
     return model
+
+
+def nothing(shape: tuple[int, ...]) -> nn.Parameter:
+    """A weight of this shape that is one number in memory.
+
+    Not one on the device `meta`: PEFT would move what it loads for it there, and lose it.
+    """
+    return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
 
 
 class FromDisk:
@@ -140,8 +151,7 @@ class FromDisk:
         def drop(module: nn.Module, inputs: Any, output: Any) -> None:
             for name in names:
                 owner, own = self._owners[name]
-                empty = torch.empty(self._shapes[name], device="meta")
-                owner._parameters[own] = nn.Parameter(empty, requires_grad=False)
+                owner._parameters[own] = nothing(self._shapes[name])
 
         return drop
 
@@ -231,27 +241,21 @@ def with_adapters(
             options = PeftConfig.from_pretrained(adapter["folder"])
             options.inference_mode = True
             if isinstance(wrapped, PeftModel):
-                wrapped.load_adapter(adapter["folder"], name, low_cpu_mem_usage=True, torch_device="cpu")
+                wrapped.load_adapter(adapter["folder"], name, torch_device="cpu")
             else:
-                wrapped = PeftModel.from_pretrained(
-                    model, adapter["folder"], name, config=options, low_cpu_mem_usage=True, torch_device="cpu"
-                )
+                wrapped = PeftModel.from_pretrained(model, adapter["folder"], name, config=options, torch_device="cpu")
         wrapped.base_model.set_adapter(names)
     for module in wrapped.modules():
-        if isinstance(module, BaseTunerLayer) and isinstance(getattr(module, "scaling", None), dict):
-            for name, adapter in zip(names, adapters, strict=True):
-                if name in module.scaling:
-                    module.scaling[name] *= adapter["weight"]
+        scaling = getattr(module, "scaling", None) if isinstance(module, BaseTunerLayer) else None
+        for name, adapter in zip(names, adapters, strict=True):
+            if isinstance(scaling, dict) and name in scaling:
+                scaling[name] *= adapter["weight"]
     wrapped.train(False)
-    _in_float32(wrapped, names)
+    for parameter in wrapped.parameters():
+        if parameter.dtype != torch.float32 and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
     inner: nn.Module = wrapped.get_base_model()
     return wrapped, lambda name: inner.get_submodule(name)
-
-
-def _in_float32(wrapped: nn.Module, names: Sequence[str]) -> None:
-    for _, parameter in wrapped.named_parameters():
-        if parameter.device.type != "meta" and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
 
 
 def noise_of(size: float, changed: frozenset[str]) -> Rounding:

@@ -125,9 +125,9 @@ def _fetch(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
 
     weights = ("model*.safetensors", INDEX_FILE)
     try:
-        wanted = {"allow_patterns": [*_DESCRIPTION, *weights], "ignore_patterns": list(_ELSEWHERE)}
         say(f"base model: {name} from the hub or its cache")
-        return Path(snapshot_download(name, revision=revision, **wanted))
+        wanted = [*_DESCRIPTION, *weights]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE)))
     except Exception as error:
         raise explain(error, Repository("model", name, revision)) from error
 

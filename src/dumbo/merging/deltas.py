@@ -101,13 +101,16 @@ def expert_matrix(adapter: Adapter, name: str, roles: Roles, experts: int, exper
 
 def _adalora(adapter: Adapter, module: str, roles: Roles) -> Matrix:
     """s B (A * E) / n, with the singular values E and the number n of those that are left (arXiv 2303.10512)."""
-    first, values, second, left = _need(adapter, module, roles, "lora_A", "lora_E", "lora_B", "ranknum")
+    first, values, second = _need(adapter, module, roles, "lora_A", "lora_E", "lora_B")
+    left = roles.get("ranknum")
     # Its scale is alpha itself, unlike LoRA's.
     alpha = float(adapter.settings.get("lora_alpha") or 0)
     scale = adapter.weight * (alpha if alpha > 0 else float(adapter.settings.get("init_r") or first.shape[0]))
 
     def load(wide: Any) -> tuple[Array, Array]:
-        share = wide(scale / (float(left.read(np.float64).reshape(-1)[0]) + 1e-5))
+        # PEFT does not save the number; it is that of the rows when it loads them.
+        count = first.shape[0] if left is None else float(left.read(np.float64).reshape(-1)[0])
+        share = wide(scale / (count + 1e-5))
         return second.read(wide) * share, first.read(wide) * values.read(wide)
 
     return Matrix(second.shape[0], first.shape[1], load)

@@ -15,7 +15,7 @@ from dumbo.merging.adapters import KEY, SETTINGS, WEIGHTS
 from dumbo.merging.tensor_files import Planned, aligned, header_of
 
 if TYPE_CHECKING:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 METADATA = ".metadata"
 _SAFE = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
@@ -59,8 +59,8 @@ def gathered(folder: Path) -> Iterator[Path]:
 def _gather(sharded: Path, file: Path) -> None:
     """Write the adapter's tensors in the checkpoint as a safetensors file; one of them is in memory at a time."""
     import torch
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     reader = _reader(sharded)
     try:
@@ -82,7 +82,7 @@ def _gather(sharded: Path, file: Path) -> None:
         for key, name in wanted.items():
             state = {key: torch.empty(entries[key].size, dtype=entries[key].properties.dtype)}
             try:
-                dcp.load(state, storage_reader=_reader(sharded), no_dist=True)
+                load(state, storage_reader=_reader(sharded), no_dist=True)
             except Exception as error:  # It wraps whatever went wrong in one of its own.
                 message = f"{key} cannot be read from '{sharded}': {str(error).strip().splitlines()[-1]}"
                 raise _error(message, "a file of it may be missing; copy the checkpoint again") from error
@@ -91,7 +91,7 @@ def _gather(sharded: Path, file: Path) -> None:
 
 
 def _reader(sharded: Path) -> FileSystemReader:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
     class Reader(FileSystemReader):

@@ -3,6 +3,7 @@ not at all because they are another one's (tied)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -78,11 +79,9 @@ def plain_places(base: Base) -> Places:
     is_tied = embeddings is not None and _is_tied(base, pieces[embeddings][0].tensor, head)
     if is_tied and embeddings is not None:
         pieces[head] = pieces[embeddings]
-    flipped = frozenset()
+    flipped: frozenset[str] = frozenset()
     if base.model_type in _CONV1D:
-        flipped = frozenset(
-            name for name in pieces if name.split(".")[-2][:2] == "c_" or name.endswith("q_attn.weight")
-        )
+        flipped = frozenset(name for name in pieces if re.fullmatch(r".*\.(c_\w+|q_attn)\.weight", name))
     shapes = {name: base.tensors[found[0].tensor].shape for name, found in pieces.items()}
     return Places(MappingProxyType(pieces), embeddings, head, is_tied, shapes, flipped)
 

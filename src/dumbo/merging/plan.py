@@ -91,11 +91,11 @@ class _Planner:
 
     def _change_twin(self, changes: dict[str, Change], unties: bool) -> None:
         """Files may hold a tied weight twice: both stay the same."""
-        places = self._places
-        if places.is_tied and not unties and places.head in self._base.tensors:
-            twin = changes.get(places.pieces[places.head][0].tensor)
+        head = self._places.head
+        if self._places.is_tied and not unties and head is not None and head in self._base.tensors:
+            twin = changes.get(self._places.pieces[head][0].tensor)
             if twin is not None:
-                changes[places.head] = replace(twin, target=replace(twin.target, name=places.head))
+                changes[head] = replace(twin, target=replace(twin.target, name=head))
 
     def _settle_ties(self) -> bool:
         """Whether head and embeddings must be written apart, because they become different ones."""
@@ -110,7 +110,7 @@ class _Planner:
         together = one is not None and other is not None and one.same(other)
         # PEFT trains one for both, and saves it once: rows of tokens always, others where it was told to.
         alone = one is None or other is None
-        if present is not None and (stays or together or (alone and _only_rows(present))):
+        if present is not None and (together or (alone and (stays or _only_rows(present)))):
             self._weights.pop(head, None)
             self._weights[embeddings] = present
             return False

@@ -150,7 +150,7 @@ def _compute(change: Change, target: int, start: int) -> None:
         stored = rounded(block(begin, end), dtype)
         if not is_finite(stored, dtype):
             raise _not_finite(change)
-        raw = memoryview(stored).cast("B")
+        raw = stored.data.cast("B")
         _write_at(target, raw, at)
         at += len(raw)
 
