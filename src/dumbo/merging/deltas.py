@@ -68,7 +68,7 @@ def _lora(adapter: Adapter, module: str, roles: Roles) -> Matrix:
         rank, rows, columns = first.shape[0], first.shape[-1], second.shape[0]
         _fit(module, second.shape[-1] == rank, first, second)
         scale = adapter.weight * adapter.scaling(module, rank)
-        return Matrix(rows, columns, lambda wide: (first.read(wide).T, second.read(wide).T * wide(scale)))
+        return Matrix(rows, columns, lambda wide: (first.read(wide).T * wide(scale), second.read(wide).T))
     first, second = _need(adapter, module, roles, "lora_A", "lora_B")
     rank, rows = first.shape[0], second.shape[0]
     _fit(module, second.columns == rank, first, second)  # A grouped convolution has other columns.

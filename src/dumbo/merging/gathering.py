@@ -59,6 +59,7 @@ def gathered(folder: Path) -> Iterator[Path]:
 def _gather(sharded: Path, file: Path) -> None:
     """Write the adapter's tensors in the checkpoint as a safetensors file; one of them is in memory at a time."""
     import torch
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -83,9 +84,10 @@ def _gather(sharded: Path, file: Path) -> None:
             state = {key: torch.empty(entries[key].size, dtype=entries[key].properties.dtype)}
             try:
                 load(state, storage_reader=_reader(sharded), no_dist=True)
-            except Exception as error:  # It wraps whatever went wrong in one of its own.
-                message = f"{key} cannot be read from '{sharded}': {str(error).strip().splitlines()[-1]}"
-                raise _error(message, "a file of it may be missing; copy the checkpoint again") from error
+            except CheckpointException as error:  # It wraps whatever went wrong.
+                reason = next(iter(error.failures.values()))[0]
+                message = f"{key} cannot be read from '{sharded}': {reason}"
+                raise _error(message, "copy the checkpoint again") from error
             stream.seek(starts[name])
             stream.write(state[key].contiguous().view(torch.uint8).numpy().tobytes())
 

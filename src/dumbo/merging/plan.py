@@ -70,7 +70,10 @@ class _Planner:
         rows = self._rows(tokens)
         changes: dict[str, Change] = {}
         head = self._places.head
-        for name, weight in self._named(rows, unties).items():
+        named = self._named(rows, unties)
+        if simulate is not None:  # All of the model was rounded in training, adapted or not.
+            named |= {name: Weight() for name in self._places.pieces if name not in named and simulate(name)}
+        for name, weight in named.items():
             for piece in self._places.pieces[name]:
                 stored = self._base.tensors[piece.tensor]
                 target = name if unties and name == head else piece.tensor
