@@ -1,5 +1,4 @@
-"""Number types of safetensors files as NumPy has them, bfloat16 among them: widened to compute, rounded once to be
-written."""
+"""The number types of safetensors files in NumPy: widened to compute with them, and rounded once to be written."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Where the weights that a model has in memory lie on disk: most under the same name, some under another, in pieces, or
-not at all because they are another one's (tied)."""
+"""Where the weights that a model has in memory lie on disk: mostly under the same name, but not always.
+
+Some have another name there, some lie in pieces, and some are not there because they are another one's (tied).
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +15,8 @@ from dumbo.errors import Problem, RunError
 if TYPE_CHECKING:
     from dumbo.merging.numbers import Array
 
-_LENGTH = struct.Struct("<Q")
+_LENGTH = 8
+"""Bytes of the number in front, which says how long the header is."""
 _LARGEST_HEADER = 100 * 2**20
 """As the format has it."""
 
@@ -94,17 +94,17 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
-        first = stream.read(_LENGTH.size)
+        first = stream.read(_LENGTH)
         if first.startswith(b"version "):
             raise RunError(f"{file} is a Git LFS pointer, not the weights; run 'git lfs pull' in its folder")
-        length = _LENGTH.unpack(first)[0] if len(first) == _LENGTH.size else 0
-        if not 2 <= length <= min(_LARGEST_HEADER, size - _LENGTH.size):
+        length = int.from_bytes(first, "little") if len(first) == _LENGTH else 0
+        if not 2 <= length <= min(_LARGEST_HEADER, size - _LENGTH):
             raise _damaged(file, "its header is cut off")
         raw = stream.read(length)
     try:
         header = json.loads(raw)
         notes = {str(key): str(value) for key, value in header.pop("__metadata__", None or {}).items()}
-        begin = _LENGTH.size + length
+        begin = _LENGTH + length
         found = {str(name): _stored(str(name), entry, file, begin) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(file, "its header is no list of tensors") from error
@@ -160,8 +160,8 @@ def header_of(tensors: Sequence[Planned], notes: Mapping[str, str]) -> tuple[byt
         at += tensor.size
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # Readers may rely on aligned numbers.
-    begin = _LENGTH.size + len(text)
-    return _LENGTH.pack(len(text)) + text, {name: begin + start for name, start in starts.items()}
+    begin = _LENGTH + len(text)
+    return len(text).to_bytes(_LENGTH, "little") + text, {name: begin + start for name, start in starts.items()}
 
 
 def aligned(tensors: Sequence[Planned]) -> list[Planned]:
