@@ -23,6 +23,8 @@ DTYPES = (
     *(("BOOL", torch.bool), ("F8_E4M3", torch.float8_e4m3fn), ("F8_E5M2", torch.float8_e5m2)),
 )
 """The types of numbers by their names in a safetensors header."""
+_AT_ONCE = 2**22
+"""Numbers for which random ones are drawn at once: more would be a second copy of the largest weight."""
 Rounding = Callable[[str, Tensor], Tensor]
 
 
@@ -266,8 +268,9 @@ def noise_of(size: float, changed: frozenset[str]) -> Rounding:
         if name not in changed or not value.is_floating_point():
             return value
         value = value.float()
-        noise = torch.empty_like(value).uniform_(-size, size, generator=generator)
-        return value.addcmul_(value, noise)
+        for part in value.split(max(1, _AT_ONCE // max(1, value[0].numel()))) if value.ndim else (value,):
+            part.addcmul_(part, torch.empty_like(part).uniform_(-size, size, generator=generator))
+        return value
 
     return change
 
