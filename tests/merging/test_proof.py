@@ -114,6 +114,7 @@ def test_rounding_to_bfloat16_is_explained_and_a_wrong_sum_is_not(base, tmp_path
     assert found["difference"] > 4 * found["noise"]
 
 
+@pytest.mark.full
 def test_nothing_is_left_of_a_merge_that_is_not_proven(base, tmp_path, capsys):
     """The adapter that PEFT reads is another one than the one that was merged."""
     made.adapt(base, tmp_path / "adapter", ALL)
@@ -148,6 +149,7 @@ def test_layers_are_read_when_they_are_reached_and_dropped(base):
     assert most <= max(layer, 512 * 32) + 32
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", sorted(PLAIN))
 def test_plain_names_are_those_that_transformers_has(kind, tmp_path):
     shapes = {"mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4}, "bloom": {"n_layer": 2, "n_head": 4}}
@@ -170,6 +172,7 @@ def test_plain_names_are_those_that_transformers_has(kind, tmp_path):
         assert ours.head == answer["head"]
 
 
+@pytest.mark.full
 def test_a_base_model_that_no_child_can_load_is_an_error_of_the_proof(base, tmp_path, capsys):
     other = shutil.copytree(base, tmp_path / "base")
     made.adapt(other, tmp_path / "adapter", ALL)
