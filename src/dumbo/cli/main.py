@@ -24,6 +24,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "inspect": "show rows as they are trained, and what is strange about them",
         "generate": "let the model of a run write after a prompt",
         "chat": "talk with the model of a run",
+        "merge": "put an adapter into the weights of its base model, and prove it",
         "runs": "list runs, how they stand and how far they came",
         "report": "write the report of a run again, or compare several runs",
         "schema": "print the JSON Schema of configurations, for editors",
@@ -35,7 +36,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
 )
 """Verb -> its line in the help. The module of a verb is imported when it is used."""
 
-_WORKING = ("train", "preprocess")
+_WORKING = ("train", "preprocess", "merge")
 """Verbs that do more than print: they are not done when nobody reads on."""
 
 _PATIENCE = 60.0

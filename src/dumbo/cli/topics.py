@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).parent.parent
 def topics() -> dict[str, Path]:
     """Topic -> Markdown file: the pages in the order of their reading, then the plugins."""
     order = ["quickstart", "starting", "config", "data", "chat_templates", "inspect", "training", "packing"]
-    order += ["report", "plugins", "errors", "security", "distributed"]
+    order += ["merging", "report", "plugins", "errors", "security", "distributed"]
     pages = {path.stem: path for path in sorted((_PACKAGE / "docs").glob("*.md"))}
     first = {name: pages.pop(name) for name in order if name in pages}
     plugins = {name: _PACKAGE / "plugins" / name / "README.md" for name in shipped_names()}
