@@ -268,7 +268,7 @@ def noise_of(size: float, changed: frozenset[str]) -> Rounding:
         if name not in changed or not value.is_floating_point():
             return value
         value = value.float()
-        for part in value.split(max(1, _AT_ONCE // max(1, value[0].numel()))) if value.ndim else (value,):
+        for part in torch.split(value, max(1, _AT_ONCE // max(1, value[0].numel()))) if value.ndim else (value,):
             part.addcmul_(part, torch.empty_like(part).uniform_(-size, size, generator=generator))
         return value
 

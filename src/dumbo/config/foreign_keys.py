@@ -8,7 +8,7 @@ from types import MappingProxyType
 _TOOLS = (("A", "Axolotl"), ("T", "TRL"), ("L", "LLaMA-Factory"))
 _ADAPTER = "write model.peft, and peft under plugins"
 _NO_ADAPTER = "not available: the plugin peft trains adapters, as PEFT computes them"
-_NO_MERGE = "not available: model/ holds the adapter; PEFT can merge it into its base model"
+_MERGE = "leave it out; after the training, 'dumbo merge RUN' puts the adapter into its base model"
 _QUANTIZED = "not available: base models are quantized by the plugins bitsandbytes (4 and 8 bits) and torchao (8 bits)"
 _BITS = "write model.bitsandbytes: {bits: 4} (or 8), and bitsandbytes under plugins"
 _DOUBLE = "write model.bitsandbytes.double_quant, and bitsandbytes under plugins"
@@ -117,7 +117,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "relora", _NO_ADAPTER),
     ("A", "lora_mlp_kernel", "write model.lora_kernels.mlp, and lora_kernels under plugins"),
     ("A", "lora_qkv_kernel lora_o_kernel", "write model.lora_kernels.linear, and lora_kernels under plugins"),
-    ("A", "merge_lora", _NO_MERGE),
+    ("A", "merge_lora", _MERGE),
     ("L", "adapter_name_or_path", "write model.peft.start_from, or merge_first, and peft under plugins"),
     ("ATL", "load_in_4bit", "write model.bitsandbytes: {bits: 4}, and bitsandbytes under plugins"),
     ("ATL", "load_in_8bit", "write model.bitsandbytes: {bits: 8}, and bitsandbytes under plugins"),

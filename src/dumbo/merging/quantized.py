@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TYPES = ("nf4", "fp4")
+_BEFORE = ("float32", "bfloat16", "float16")
 
 
 def rounded_weights(adapters: Sequence[Adapter]) -> Callable[[str], Callable[[StoredTensor], Array] | None]:
@@ -32,7 +33,7 @@ def rounded_weights(adapters: Sequence[Adapter]) -> Callable[[str], Callable[[St
             )
         if dict(adapter.quantization) != dict(first.quantization):
             raise _error(f"the base models of '{first.folder}' and '{adapter.folder}' were quantized differently")
-    settings = _settings(first)
+    settings, dtype = _settings(first), _dtype_name(first)
     modules = frozenset(str(name) for name in first.quantization.get("modules") or ())
     if not modules:
         raise _error(f"{first.folder / QUANTIZATION} lists no modules that were quantized")
@@ -41,26 +42,29 @@ def rounded_weights(adapters: Sequence[Adapter]) -> Callable[[str], Callable[[St
     def find(name: str) -> Callable[[StoredTensor], Array] | None:
         if not name.endswith(".weight") or name.removesuffix(".weight") not in modules:
             return None
-        return lambda tensor: _rounded_array(tensor, settings)
+        return lambda tensor: _rounded_array(tensor, settings, dtype)
 
     return find
 
 
 def rounding_of(quantization: Mapping[str, Any]) -> Callable[[str, Tensor], Tensor]:
     """The same for tensors of PyTorch: takes the name of a weight in memory, and the weight."""
+    import torch
+
     settings: Mapping[str, Any] = quantization["quantization_config"]
     modules = frozenset(str(name) for name in quantization["modules"])
+    dtype = getattr(torch, str(quantization["dtype"])) if "dtype" in quantization else None
 
     def change(name: str, value: Tensor) -> Tensor:
         is_quantized = name.endswith(".weight") and name.removesuffix(".weight") in modules
-        return rounded(value, settings) if is_quantized else value
+        return rounded(value if dtype is None else value.to(dtype), settings) if is_quantized else value
 
     return change
 
 
 def rounded(weight: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """`weight` after it went through the quantization of `settings`, which is Transformers' BitsAndBytesConfig as a
-    dictionary, and back: in the type that the base model was loaded in."""
+    """`weight`, in the type that training loaded it in, after it went through the quantization of `settings`, which is
+    Transformers' BitsAndBytesConfig as a dictionary, and back."""
     import torch
     from bitsandbytes import functional
 
@@ -80,14 +84,14 @@ def rounded(weight: Tensor, settings: Mapping[str, Any]) -> Tensor:
     return made
 
 
-def _rounded_array(tensor: StoredTensor, settings: Mapping[str, Any]) -> Array:
-    """All of a tensor, rounded, in float32."""
+def _rounded_array(tensor: StoredTensor, settings: Mapping[str, Any], dtype: str | None) -> Array:
+    """All of a tensor, rounded, in float32; before, it had the type `dtype`, or the one that it has on disk."""
     import numpy as np
     import torch
 
     from dumbo.merging.numbers import torch_name
 
-    values = torch.from_numpy(tensor.read(np.float32)).to(getattr(torch, torch_name(tensor.dtype)))
+    values = torch.from_numpy(tensor.read(np.float32)).to(getattr(torch, dtype or torch_name(tensor.dtype)))
     made: Array = rounded(values, settings).float().numpy()
     return made
 
@@ -97,6 +101,14 @@ def _settings(adapter: Adapter) -> Mapping[str, Any]:
     if not isinstance(settings, Mapping):
         raise _error(f"{adapter.folder / QUANTIZATION} has no quantization_config")
     return settings
+
+
+def _dtype_name(adapter: Adapter) -> str | None:
+    """The type that the weights had in training before they were rounded; None where that is not known."""
+    name = adapter.quantization.get("dtype")
+    if name is not None and name not in _BEFORE:
+        raise _error(f"{adapter.folder / QUANTIZATION} has an unknown dtype: {name}")
+    return None if name is None else str(name)
 
 
 def _method(settings: Mapping[str, Any], adapter: Adapter) -> None:

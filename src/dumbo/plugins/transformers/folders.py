@@ -90,7 +90,7 @@ def _adapter_problem(folder: Path, name: str, where: KeyPath) -> Problem:
         base = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
     except ValueError:
         base = None
-    merge = "merge it into its base model first, and write the folder of the merged model"
+    merge = f"merge it into its base model first (dumbo merge {name}), and write the folder of the merged model"
     return Problem(message, where, hints=(merge, f"its base model is '{base}'") if base else (merge,))
 
 
