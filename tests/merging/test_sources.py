@@ -45,6 +45,16 @@ def test_a_run_is_merged_into_its_own_folder(tmp_path, model_folder, rows_file, 
     assert "exists already" in capsys.readouterr().err
 
 
+def test_what_acted_beside_a_run_s_adapter_is_never_left_out_unasked(tmp_path, model_folder, capsys):
+    run = tmp_path / "run"
+    made.adapt(model_folder, run / "model", CONFIG)
+    made.adapt(model_folder, run / "model" / "style", CONFIG, seed=2)
+    assert main(["merge", str(run), "--no-proof"]) == 2
+    said = capsys.readouterr().err
+    assert "has 2 adapters: default, style" in said and "--adapter default" in said
+    assert main(["merge", str(run), "--adapter", "default", "--adapter", "style"]) == 0
+
+
 def sharded(adapter, names=lambda name: name):
     """The adapter's weights as FSDP leaves them, beside its settings."""
     import torch.distributed.checkpoint as dcp

@@ -12,6 +12,7 @@ def quieten_libraries() -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for name in ("bitsandbytes", "torchao"):  # which need not be imported yet
+    # They need not be imported yet; torchao makes PyTorch warn about what it is to change.
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         getLogger(name).setLevel(ERROR)
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -50,7 +50,9 @@ def find_home(path: Path) -> Path:
         raise _error(f"there is no folder '{path}'", *near_paths(path, folders=True))
     if not path.is_dir():
         raise _error(f"'{path}' is a file; name the folder of a run or of an adapter")
-    places = [path, path / "model", path / "checkpoints" / "best", *reversed(models_of(path))]
+    of_run = [path / "model", path / "checkpoints" / "best", *reversed(models_of(path))]
+    # A run's folder has none of its own: what lies in `model/` must not be taken for one of the name `model`.
+    places = [path, *of_run] if (path / SETTINGS).is_file() else [*of_run, path]
     for folder in places:
         if adapters_in(folder):
             return folder

@@ -65,7 +65,11 @@ def rounding_of(quantization: Mapping[str, Any]) -> Callable[[str, Tensor], Tens
 def rounded(weight: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """`weight`, in the type that training loaded it in, after it went through the quantization of `settings`, which is
     Transformers' BitsAndBytesConfig as a dictionary, and back."""
+    import logging
+
     import torch
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # It misses kernels that nothing here needs.
     from bitsandbytes import functional
 
     if settings.get("load_in_8bit"):
