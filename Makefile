@@ -69,7 +69,7 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 bench: setup  ## time trainings, the start of the program, the making of rows and more, in under 20 minutes, into build/bench
 	$(BIN)/python benchmarks/startup.py --repeat 3 --output $(BENCH)/startup.json
 	$(BIN)/python benchmarks/prepare.py --rows 5000 --repeat 1 --output $(BENCH)/prepare.json
-	$(BIN)/python benchmarks/sft.py --repeat 1 --output $(BENCH)/sft.json
+	$(BIN)/python benchmarks/sft.py --repeat 1 --steps 8 --output $(BENCH)/sft.json
 	$(BIN)/python benchmarks/loss.py --tokens 512 --repeat 1 --sizes 8192 131072 --types float32 --output $(BENCH)/loss.json
 	$(BIN)/python benchmarks/lora_kernels.py --tokens 512 --repeat 3 --output $(BENCH)/lora_kernels.json
 	$(BIN)/python benchmarks/packed_attention.py --repeat 3 --output $(BENCH)/packed_attention.json
@@ -77,6 +77,7 @@ bench: setup  ## time trainings, the start of the program, the making of rows an
 	$(BIN)/python benchmarks/streaming.py --megabytes 100 --output $(BENCH)/streaming.json
 	$(BIN)/python benchmarks/prepare_memory.py --megabytes 100 --output $(BENCH)/prepare_memory.json
 	$(BIN)/python benchmarks/checkpoints.py --repeat 1 --output $(BENCH)/checkpoints.json
+	$(BIN)/python benchmarks/merge.py --repeat 1 --layers 4 --output $(BENCH)/merge.json
 
 # PEERS='--peer llamafactory=PYTHON --peer axolotl=PYTHON' measures them too: see benchmarks/README.md.
 bench-full: setup  ## the same for hours, into benchmarks/results; PEERS names further peers
@@ -90,6 +91,7 @@ bench-full: setup  ## the same for hours, into benchmarks/results; PEERS names f
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/prepare_memory.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/merge.py $(PEERS)
 
 images: setup  ## make the pictures of the documentation again, from the run in runs/quickstart; needs Chromium
 	$(BIN)/python docs/make_images.py
