@@ -58,7 +58,8 @@ def test_a_run_with_an_optimizer_of_bitsandbytes_goes_on(tmp_path, base, rows_fi
     assert has_codes == name.endswith("8bit")
 
 
-@pytest.mark.parametrize("name", [pytest.param("adamw_torch_8bit", marks=pytest.mark.full), "adamw_torch_4bit"])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit"])
 def test_a_run_with_an_optimizer_of_torchao_goes_on(tmp_path, base, rows_file, name, uncompiled):
     saved = goes_on(tmp_path, base, rows_file, name)
     assert any(tensor.dtype == torch.uint8 for tensor in saved.values())

@@ -142,7 +142,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("adalora", "pissa") else pytest.mark.full) for name in RESUMED]
+    "name", [pytest.param(name, marks=() if name == "pissa" else pytest.mark.full) for name in RESUMED]
 )
 def test_a_run_goes_on_as_if_it_had_never_stopped(tmp_path, model_folder, tmp_path_factory, name):
     rows = builders.write_rows(tmp_path / "rows.jsonl", builders.alpaca_rows(26))

@@ -22,7 +22,7 @@ def base(tmp_path_factory):
     "options",
     [
         {"format": "int8"},
-        {"format": "float8", "skip_modules": ["down_proj"]},
+        pytest.param({"format": "float8", "skip_modules": ["down_proj"]}, marks=pytest.mark.full),
         pytest.param({"format": "int8", "group_size": 32}, marks=pytest.mark.full),
         pytest.param({"format": "float8", "group_size": 32}, marks=pytest.mark.full),
     ],

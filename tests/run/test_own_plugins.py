@@ -5,6 +5,7 @@ import math
 import textwrap
 
 import pytest
+import torch
 
 from dumbo import plugin_loader as hooks
 from dumbo.cli.main import main
@@ -527,6 +528,23 @@ def test_a_state(run_with, capsys):
     assert "had 2 steps" in capsys.readouterr().out
 
 
+FROZEN_EMBEDDINGS = """
+from dumbo.plugin_loader import LearningRatePlugin
+
+
+class FrozenEmbeddingsPlugin(LearningRatePlugin):
+    def learning_rate_factors(self, config):
+        return {"embed_tokens": 0.0}
+"""
+
+
+def test_learning_rates(run_with, plain, model_folder):
+    folder = run_with("FrozenEmbeddingsPlugin", source=FROZEN_EMBEDDINGS)
+    name = "model.embed_tokens.weight"
+    assert torch.equal(weights_of(folder / "model")[name], weights_of(model_folder)[name])
+    assert not torch.equal(weights_of(plain / "model")[name], weights_of(model_folder)[name])
+
+
 SHOWN = {
     hooks.ModelLoaderPlugin: test_a_model_loader,
     hooks.TokenizerLoaderPlugin: test_a_tokenizer_loader,
@@ -535,6 +553,7 @@ SHOWN = {
     hooks.CollatorPlugin: test_a_collator,
     hooks.OptimizerPlugin: test_an_optimizer,
     hooks.SchedulerPlugin: test_a_scheduler,
+    hooks.LearningRatePlugin: test_learning_rates,
     hooks.LoadOptionsPlugin: test_load_options,
     hooks.ModelPatcherPlugin: test_a_model_patcher,
     hooks.ReaderPlugin: test_a_reader_a_data_format_and_a_train_format,

@@ -21,8 +21,10 @@ class Companion:
 
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (read when the process has ended)
-        # Threads that look for work keep the writer from its own.
-        environment = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        # Threads that look for work keep the writer from its own. Weights of a layer that was left go back to the
+        # system at once: by itself the C library keeps what is smaller than 32 MiB.
+        quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**quiet, "MALLOC_MMAP_THRESHOLD_": "1048576", **os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
