@@ -11,8 +11,11 @@ from dumbo.bridge.memory import saved_bytes, state_bytes
 from dumbo.bridge.parameters import count_parameters
 from dumbo.bridge.quantized_base import is_quantized, quantized_modules
 from dumbo.cli.main import main
+from dumbo.plugins.bitsandbytes.plugin import BitsAndBytesOptions
+from dumbo.plugins.bitsandbytes.quantizing import load_options
 from tests import builders
 from tests.faults.stopping import assert_same_run, stop_by, write_stoppable
+from tests.numerics.training import run_config
 from tests.plugins.quantized_runs import IDS, LINEAR, WIDE, changes, contract_of, logits_of, relative
 from tests.run.whole_runs import losses_of, printed_by, run_here, write_and_run
 
@@ -257,3 +260,12 @@ def test_a_base_that_is_stored_quantized_is_served_where_the_options_agree(tmp_p
     plugins = [name for name in changes("bitsandbytes")["plugins"] if name != "bitsandbytes"]
     text = refusal(tmp_path / "c", stored, rows_file, {"plugins": plugins, "model.peft": {"rank": 4}}, capsys)
     assert "is stored quantized" in text and "bitsandbytes" in text
+
+
+def test_layers_of_8_bits_are_given_the_threshold(base):
+    options = BitsAndBytesOptions(bits=8, threshold=2.5)
+    config = run_config({})
+    model = AutoModelForCausalLM.from_pretrained(base, **load_options(options, config))
+    layers = [module for name, module in model.named_modules() if name.endswith(LINEAR)]
+    assert len(layers) == 14
+    assert {layer.state.threshold for layer in layers} == {2.5}
