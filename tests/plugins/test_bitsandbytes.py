@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -13,11 +14,13 @@ from dumbo.bridge.quantized_base import is_quantized, quantized_modules
 from dumbo.cli.main import main
 from dumbo.plugins.bitsandbytes.plugin import BitsAndBytesOptions
 from dumbo.plugins.bitsandbytes.quantizing import load_options
+from dumbo.plugins.peft.adapter import Place, add_adapter
+from dumbo.plugins.peft.options import PeftOptions
 from tests import builders
 from tests.faults.stopping import assert_same_run, stop_by, write_stoppable
 from tests.numerics.training import run_config
 from tests.plugins.quantized_runs import IDS, LINEAR, WIDE, changes, contract_of, logits_of, relative
-from tests.run.whole_runs import losses_of, printed_by, run_here, write_and_run
+from tests.run.whole_runs import SHIPPED, losses_of, printed_by, run_here, write_and_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -269,3 +272,36 @@ def test_layers_of_8_bits_are_given_the_threshold(base):
     layers = [module for name, module in model.named_modules() if name.endswith(LINEAR)]
     assert len(layers) == 14
     assert {layer.state.threshold for layer in layers} == {2.5}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param({"bits": 8}, marks=pytest.mark.full)], ids=["nf4", "int8"])
+def test_loftq_begins_with_what_quantization_took(tmp_path, base, rows_file, options, capsys):
+    changed = changes("bitsandbytes", options, **{"trainer.arguments.learning_rate": 1e-12})
+    plain = write_and_run(tmp_path / "plain", base, rows_file, changed)
+    assert "peft: loftq" not in capsys.readouterr().out
+    begun = write_and_run(tmp_path / "loftq", base, rows_file, changed | {"model.peft": {"rank": 16, "init": "loftq"}})
+    assert "peft: loftq: the adapter begins with " in capsys.readouterr().out
+    with torch.no_grad():
+        full = AutoModelForCausalLM.from_pretrained(base)(IDS).logits
+    far, near = (relative(logits_of(folder / "model"), full) for folder in (plain, begun))
+    assert near < 0.8 * far
+
+
+def test_loftq_has_the_nearest_matrices(base):
+    quantized = loaded(base, **NF4)
+    config = run_config({})
+    options = PeftOptions(rank=4, alpha=12.0, init="loftq", target_modules=("q_proj",))
+    adapted = add_adapter(quantized, options, Place(config, base))
+    full = AutoModelForCausalLM.from_pretrained(base).model.layers[1].self_attn.q_proj.weight
+    layer = adapted.base_model.model.model.layers[1].self_attn.q_proj
+    weight = layer.base_layer.weight
+    lost = full - dequantize_4bit(weight.data, weight.quant_state)
+    left = lost - 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    tail = torch.linalg.svdvals(lost)[4:]
+    assert float(left.norm()) == pytest.approx(float(tail.norm()), rel=1e-4)
+
+
+def test_loftq_needs_a_quantized_base(tmp_path, base, rows_file, capsys):
+    changed = {"plugins": [*SHIPPED, "peft"], "model.peft": {"rank": 4, "init": "loftq"}}
+    said = refusal(tmp_path, base, rows_file, changed, capsys)
+    assert "no layer here is quantized" in said and "add bitsandbytes or torchao" in said

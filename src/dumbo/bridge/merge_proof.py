@@ -109,6 +109,11 @@ class FromDisk:
         self._buffers = {name for name, _ in model.named_buffers()}
         self._load_buffers()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors in the folder, by their names on disk."""
+        return tuple(self._tensors)
+
     @contextmanager
     def attached(self, outer: nn.Module, inside: Callable[[str], nn.Module]) -> Iterator[None]:
         """Read weights while `outer`, the model or what wraps it, computes. `inside` finds the module of a name."""

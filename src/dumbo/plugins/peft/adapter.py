@@ -18,6 +18,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.errors import ConfigError
 from dumbo.plugins.peft.configs import adapter_config, base_name, scale
 from dumbo.plugins.peft.initial import changes_base, convert_to_plain, first_half, forget_beginning, initial_weights
+from dumbo.plugins.peft.loftq import begin_with_loftq
 from dumbo.plugins.peft.matching import counted, name_problems
 from dumbo.plugins.peft.methods import ADALORA, ALL_LINEAR, LORA
 from dumbo.plugins.peft.new_rows import NewRows, find_new_rows
@@ -95,6 +96,8 @@ def add_adapter(model: PreTrainedModel, options: PeftOptions, place: Place) -> P
         start.put_into(adapted)
     if options.method == LORA and start is None and changes_base(options.init):
         adapted.initial = initial_weights(adapted, ADAPTER)
+    if options.init == "loftq":
+        begin_with_loftq(adapted, ADAPTER, place.config.model.trust_remote_code, place.say)
     if options.beside:
         with refusals("beside"), quiet():
             add_beside(adapted, options.beside, base_name(model))

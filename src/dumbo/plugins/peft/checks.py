@@ -82,6 +82,10 @@ def _lora_problems(options: PeftOptions) -> Iterator[Problem]:
         yield problem("init", "'orthogonal' needs an even rank", f"rank: {options.width + 1}")
     if "eva_rho" in options.written and init != "eva":
         yield problem("eva_rho", "has no effect here", "it needs init: eva")
+    if init == "loftq" and options.use_dora:
+        yield problem(
+            "use_dora", "does not go with init: loftq: lengths are taken before it begins", "remove one of them"
+        )
     if init == "eva" and (options.beside or options.use_dora):
         which = "beside" if options.beside else "use_dora"
         yield problem(which, "does not go with init: eva, which may leave layers without adapter", "remove one of them")

@@ -70,7 +70,7 @@ def config_class(method: str) -> Any:
 
 
 def _lora_config(model: Any, options: PeftOptions, rows: NewRows | None, where: Mapping[str, Any]) -> LoraConfig:
-    init: Any = True if options.init == "default" else options.init
+    init: Any = True if options.init in ("default", "loftq") else options.init
     targets = _targets(model, options, ALL_LINEAR)
     return LoraConfig(
         **where,

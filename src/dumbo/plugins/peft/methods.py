@@ -131,10 +131,9 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 )
 """Methods of PEFT that are not offered, and why."""
 
-INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica", "eva")
+INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "mica", "eva", "loftq")
 REFUSED_INITS: Mapping[str, str] = MappingProxyType(
     {
-        "loftq": "it needs a GPU, and what it trains fits a quantized base model alone; 'pissa' lowers the same error",
         "corda": "it needs passes over rows before the adapter is there; 'eva' looks at rows, too",
         "lora_ga": "it needs gradients of rows before the adapter is there; 'eva' looks at rows, too",
     }

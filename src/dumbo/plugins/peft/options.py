@@ -59,7 +59,8 @@ class PeftOptions(Section):
     """How LoRA begins. `default`, `gaussian`: the first matrix random, the second 0; `orthogonal`: both random and
     orthogonal. `pissa` (or `pissa_niter_16`, faster): the strongest singular directions of each weight (arXiv
     2404.02948); `olora`: of its QR decomposition (2406.01775); `mica`: the weakest, of which one matrix is kept. `eva`:
-    the strongest directions of what reaches the layer (2410.07170), found by passes over training rows."""
+    the strongest directions of what reaches the layer (2410.07170), found by passes over training rows. `loftq`: what
+    the base model lost when it was quantized (2310.08659)."""
     eva_rho: Annotated[float, Field(ge=1)] = 2.0
     """With `init: eva`, how many times its rank a layer may have, taken from others; 1 keeps all ranks equal."""
     rank_pattern: dict[str, Rank] = Field(default_factory=dict)
