@@ -82,6 +82,7 @@ def test_weights_that_are_gone_are_an_error():
     assert "reshard_after_forward=False" in found["error"]
 
 
+@pytest.mark.full
 def test_a_whole_run_and_its_metrics_of_tokens(tmp_path, model_folder):
     rows = builders.write_rows(tmp_path / "rows.jsonl", builders.alpaca_rows(14))
     changes = {

@@ -184,6 +184,7 @@ class SleeperPlugin(ModelPatcherPlugin):
 """
 
 
+@pytest.mark.full
 def test_terminated_before_the_first_step(tmp_path, model_folder, rows):
     """Everything is closed, nothing is left, and the exit code says that it is worth another try."""
     file = write_stoppable(tmp_path / "run", model_folder, rows, {}, ("./sleeper.py:SleeperPlugin",))

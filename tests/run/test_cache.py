@@ -200,6 +200,7 @@ def test_what_is_damaged_is_made_again(words, encoded, tmp_path, name):
     assert encoded() == []
 
 
+@pytest.mark.full
 def test_two_processes_make_the_tokens_once(words, encoded, tmp_path):
     command = [sys.executable, "-m", "dumbo", "preprocess", str(words)]
     both = [subprocess.Popen(command, env=builders.clean_environment(), stdout=subprocess.PIPE) for _ in range(2)]

@@ -119,6 +119,7 @@ def test_an_error_that_nobody_foresaw_is_kept_too(tmp_path, model_folder, rows_f
     assert run["owner"] is None
 
 
+@pytest.mark.full
 def test_a_stopped_run_and_a_killed_one(tmp_path, model_folder, rows_file, capsys):
     assert main(["train", str(write(tmp_path / "a", model_folder, rows_file, seed=3))]) == 130
     file = write(tmp_path / "b", model_folder, rows_file, seed=4)

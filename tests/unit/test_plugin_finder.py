@@ -152,7 +152,7 @@ def test_a_module_without_one_plugin_class_is_refused(package, module, expected)
     ("name", "expected"),
     [
         ("transformer", "no plugin is called 'transformer'\n    did you mean 'transformers'?\n    installed are: "),
-        ("zzz", "no plugin is called 'zzz'\n    installed are: cut_cross_entropy, early_stopping, "),
+        ("zzz", "no plugin is called 'zzz'\n    installed are: bitsandbytes, cut_cross_entropy, "),
         ("", "no plugin is called ''"),
         ("mine.py", "'mine.py' names a file but no class\n    write './mine.py:ClassName'"),
         (":Mine", "':Mine' names no class"),
