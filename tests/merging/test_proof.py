@@ -149,6 +149,23 @@ def test_layers_are_read_when_they_are_reached_and_dropped(base):
     assert most <= max(layer, 512 * 32) + 32
 
 
+def test_other_roundings_of_inputs_are_those_of_weights(base):
+    """In one pass with the plain model, or in one of their own."""
+    from transformers import AutoConfig
+
+    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of, noise_of, twice_with_noise
+
+    name = "model.layers.1.mlp.down_proj.weight"
+    model = empty_model(AutoConfig.from_pretrained(base), False)
+    with FromDisk(model, base).attached(model, model.get_submodule):
+        plain, noisy = twice_with_noise(model, made.IDS, 0.01, frozenset({name}))
+        assert twice_with_noise(model, made.IDS, 0.01, frozenset({name, "model.embed_tokens.weight"})) is None
+    with FromDisk(model, base, noise_of(0.01, frozenset({name}))).attached(model, model.get_submodule):
+        torch.testing.assert_close(noisy, logits_of(model, made.IDS))
+    torch.testing.assert_close(plain, made.logits(made.loaded(base)))
+    assert (noisy - plain).abs().max() > 1e-4
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("kind", sorted(PLAIN))
 def test_plain_names_are_those_that_transformers_has(kind, tmp_path):

@@ -117,18 +117,11 @@ def _merged(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Compute the logits of the merged model, and of the same with other roundings; compare them with those kept."""
     import torch
 
-    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of, noise_of
-
     kept = torch.load(asked["kept"], weights_only=True)
     ids, reference = kept["ids"], kept["logits"]
     config = _config(asked)
-    model = empty_model(config, bool(asked.get("trusted")))
-    with FromDisk(model, Path(asked["folder"])).attached(model, model.get_submodule):
-        logits = logits_of(model, ids)
     noise = float(asked["roundoff"]) * (float(config.get_text_config().hidden_size) ** 0.5 if asked["exact"] else 1.0)
-    change = noise_of(noise, frozenset(asked["changed"]))
-    with FromDisk(model, Path(asked["folder"]), change).attached(model, model.get_submodule):
-        other = logits_of(model, ids)
+    logits, other = _merged_logits(asked, config, ids, noise)
     return {
         "difference": float((logits - reference).abs().max()),
         "noise": float((logits - other).abs().max()),
@@ -136,6 +129,21 @@ def _merged(asked: Mapping[str, Any]) -> dict[str, Any]:
         "same_token": float((logits.argmax(-1) == reference.argmax(-1)).float().mean()),
         "finite": bool(torch.isfinite(logits).all()),
     }
+
+
+def _merged_logits(asked: Mapping[str, Any], config: Any, ids: Any, noise: float) -> tuple[Any, Any]:
+    """The logits of the merged model, and those with other roundings: in one pass, or where that cannot be, in two."""
+    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of, noise_of, twice_with_noise
+
+    model = empty_model(config, bool(asked.get("trusted")))
+    folder, changed = Path(asked["folder"]), frozenset(asked["changed"])
+    with FromDisk(model, folder).attached(model, model.get_submodule):
+        both = twice_with_noise(model, ids, noise, changed)
+        if both is not None:
+            return both
+        logits = logits_of(model, ids)
+    with FromDisk(model, folder, noise_of(noise, changed)).attached(model, model.get_submodule):
+        return logits, logits_of(model, ids)
 
 
 def _rounding(asked: Mapping[str, Any]) -> Any:

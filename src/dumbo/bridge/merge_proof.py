@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ DTYPES = (
 )
 """The types of numbers by their names in a safetensors header."""
 Rounding = Callable[[str, Tensor], Tensor]
+_PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,34 @@ class OnDisk:
     size: int
 
     def read(self) -> Tensor:
-        """The tensor; nothing of it stays in a mapping of the file, which would count as memory of this process."""
-        raw = bytearray(self.size)
+        """The tensor, in its type."""
+        return self._read_as(self.dtype)
+
+    def read_wide(self) -> Tensor:
+        """The tensor, in float32 where its numbers are floating: it is never there twice."""
+        return self._read_as(torch.float32 if self.dtype.is_floating_point else self.dtype)
+
+    def _read_as(self, dtype: torch.dtype) -> Tensor:
+        """By pieces; nothing stays in a mapping of the file, which would count as memory of this process."""
+        made = torch.empty(self.shape, dtype=dtype)
+        flat, size = made.view(-1), self.dtype.itemsize
+        piece = torch.empty(min(_PIECE_BYTES, self.size) // size, dtype=self.dtype)
+        raw = piece.view(torch.uint8).numpy().data
         with self.file.open("rb", buffering=0) as stream:
             stream.seek(self.start)
-            view, done = memoryview(raw), 0
-            while done < self.size:
-                count = stream.readinto(view[done:])
-                if not count:
-                    raise ValueError(f"{self.file} ended while it was read")
-                done += count
-        return torch.frombuffer(raw, dtype=self.dtype).reshape(self.shape) if self.size else torch.empty(self.shape)
+            for first in range(0, flat.numel(), max(1, piece.numel())):
+                count = min(piece.numel(), flat.numel() - first)
+                self._fill(stream, raw[: count * size])
+                flat[first : first + count] = piece[:count]
+        return made
+
+    def _fill(self, stream: FileIO, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            count = stream.readinto(view[done:])
+            if not count:
+                raise ValueError(f"{self.file} ended while it was read")
+            done += count
 
 
 def tensors_in(folder: Path) -> dict[str, OnDisk]:
@@ -195,7 +214,8 @@ class FromDisk:
 
     def _made(self, first: str, group: Group) -> dict[str, Tensor]:
         if group.converter is None:
-            return {first: self._tensors[group.sources[0][0]].read()}
+            tensor = self._tensors[group.sources[0][0]]
+            return {first: tensor.read_wide() if self._change is None else tensor.read()}
         converter = group.filled(first, lambda source: self._tensors[source].read)
         made = converter.convert(first, model=self._model, config=self._config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
@@ -275,10 +295,54 @@ def noise_of(size: float, changed: frozenset[str]) -> Rounding:
         if name not in changed or not value.is_floating_point():
             return value
         value = value.float()
-        shares = torch.empty(value.shape[-1:]).uniform_(-size, size, generator=generator)
-        return value.mul_(1 + shares)
+        return value.mul_(1 + _shares(value.shape[-1], size, generator))
 
     return change
+
+
+def twice_with_noise(
+    model: nn.Module, ids: Tensor, size: float, changed: frozenset[str]
+) -> tuple[Tensor, Tensor] | None:
+    """The logits of `ids` [batch, tokens], and those with weights as `noise_of` changes them, in one pass.
+
+    The columns of a linear layer's weight belong to its inputs: these are changed, of the second half of a batch that
+    has everything twice. None where another kind of module has a weight in `changed`, or gets its inputs otherwise.
+    """
+    generator = torch.Generator().manual_seed(20)
+    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in sorted(changed)}
+    if not all(type(owner) is nn.Linear and name.endswith(".weight") for name, owner in owners.items()):
+        return None
+    handles = []
+    for name, owner in owners.items():
+        factors = 1 + _shares(model.get_parameter(name).shape[-1], size, generator)
+        handles.append(owner.register_forward_pre_hook(_second_half_times(factors, 2 * len(ids))))
+    try:
+        first, second = logits_of(model, ids.repeat(2, 1)).chunk(2)
+    except _NotByRows:
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return first, second
+
+
+class _NotByRows(Exception):
+    """A layer is not given the rows of the batch."""
+
+
+def _second_half_times(factors: Tensor, batch: int) -> Callable[..., Any]:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values, *rest = inputs
+        if values.dim() < 3 or len(values) != batch:
+            raise _NotByRows
+        plain, noisy = values.chunk(2)
+        return torch.cat([plain, noisy * factors]), *rest
+
+    return change
+
+
+def _shares(count: int, size: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(count).uniform_(-size, size, generator=generator)
 
 
 def few_threads() -> None:
