@@ -45,7 +45,7 @@ test: setup  ## run the tests that need neither network nor GPU; what is skipped
 
 test-full: setup  ## run the long tests too, and keep the report in build/test-full.txt
 	@mkdir -p build
-	bash -o pipefail -c '$(BIN)/python -m pytest $(WORKERS) -m "not gpu" --durations=25 $(TESTS) 2>&1 | tee build/test-full.txt'
+	DUMBO_TEST_EXAMPLES=all bash -o pipefail -c '$(BIN)/python -m pytest $(WORKERS) -m "not gpu" --durations=25 $(TESTS) 2>&1 | tee build/test-full.txt'
 
 test-gpu: setup  ## run the tests that need a CUDA device, one process for the device
 	$(BIN)/python -m pytest -m gpu $(TESTS)

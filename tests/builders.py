@@ -30,6 +30,11 @@ CHATML_WITH_GENERATION = (
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
 
+def examples(most: int) -> int:
+    """How often a property is tried: a third of `most`; with `DUMBO_TEST_EXAMPLES=all`, as in the full tests, all."""
+    return most if os.environ.get("DUMBO_TEST_EXAMPLES") == "all" else max(1, most // 3)
+
+
 class Remove:
     """A mark with a name of its own: test ids are made of it, and must be the same in every process."""
 

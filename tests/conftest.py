@@ -12,8 +12,13 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["PYTHONUTF8"] = "1"
 
 import pytest
+from hypothesis import settings
 
 from tests import builders
+
+# How long an example takes is the machine's matter.
+settings.register_profile("dumbo", deadline=None, max_examples=builders.examples(100))
+settings.load_profile("dumbo")
 
 
 @pytest.fixture(scope="module", autouse=True)

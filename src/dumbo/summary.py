@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -167,10 +168,14 @@ def _plain(name: str, value: Any) -> Any:
 
 def installed_versions() -> dict[str, str]:
     """Of dumbo, Python and the packages that decide on what comes out."""
+    found = ((package, _installed_version(package)) for package in _PACKAGES)
     versions = {"dumbo": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | {package: version for package, version in found if version is not None}
+
+
+@cache  # It is that of the code that this process has imported, whatever is installed later.
+def _installed_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -449,7 +449,7 @@ TURN = st.fixed_dictionaries(
 @given(
     st.lists(TURN | JSON, max_size=3) | JSON, st.dictionaries(st.sampled_from(("tools", "system")), JSON), st.booleans()
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_row_is_more_than_an_error_with_its_place(listed, columns, split):
     """Whatever a row holds, it makes messages of texts, with ranges inside of them, or it is refused by name."""
     try:
@@ -469,7 +469,7 @@ def test_no_row_is_more_than_an_error_with_its_place(listed, columns, split):
             assert all(0 <= found.start < found.end <= len(text) for found in ranges)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

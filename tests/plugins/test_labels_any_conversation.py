@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dumbo.data.records import CharRange, Example, MessageTraining
 from dumbo.errors import DataError
+from tests import builders
 from tests.builders import CHATML
 from tests.plugins.chat_labels import KINDS, call_of, chat, jinja, talk, tokenizer_of
 from tests.plugins.label_reference import Choice, reference_labels
@@ -114,7 +115,7 @@ def check(build, tokenizer, twin, conversation, choice):
 def test_any_conversation_has_the_labels_of_the_reference(name):
     twin = TWINS[name]
 
-    @settings(max_examples=25 if name == "qwen3" else 35, deadline=None, derandomize=True)
+    @settings(max_examples=builders.examples(25 if name == "qwen3" else 35), derandomize=True)
     @given(st.data())
     def compare(data):
         tokenizer = tokenizer_of(data.draw(st.sampled_from(sorted(KINDS))))
@@ -130,7 +131,7 @@ def test_any_conversation_has_the_labels_of_the_reference(name):
 def test_a_template_of_the_users_own_has_the_labels_of_the_reference_and_an_end_token(name):
     twin = TWINS[name]
 
-    @settings(max_examples=30, deadline=None, derandomize=True)
+    @settings(max_examples=builders.examples(30), derandomize=True)
     @given(st.data())
     def compare(data):
         tokenizer = tokenizer_of(data.draw(st.sampled_from(sorted(KINDS))))
@@ -149,7 +150,7 @@ def test_marks_give_the_mask_of_transformers(kind):
     template = TWINS["marked"].jinja
     by_marks, by_proof = chat(tokenizer, chat_template=template), chat(tokenizer)
 
-    @settings(max_examples=25, deadline=None, derandomize=True)
+    @settings(max_examples=builders.examples(25), derandomize=True)
     @given(conversations(TWINS["marked"]))
     def compare(conversation):
         conversation = talk(*conversation.messages)
@@ -169,7 +170,7 @@ def test_marks_give_the_mask_of_transformers(kind):
     compare()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=builders.examples(20), derandomize=True)
 @given(st.lists(conversations(TWINS["chatml"]), max_size=6))
 def test_a_batch_is_its_rows(batch):
     build = chat(tokenizer_of("byte_level"), chat_template=CHATML)

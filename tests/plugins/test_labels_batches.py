@@ -41,7 +41,7 @@ def check(build, records, size=8):
 def test_any_conversations_are_the_same_in_batches(name):
     twin = TWINS[name]
 
-    @settings(max_examples=6, deadline=None, derandomize=True)
+    @settings(max_examples=6, derandomize=True)
     @given(st.data())
     def compare(data):
         tokenizer = tokenizer_of(data.draw(st.sampled_from(sorted(KINDS))))
@@ -55,7 +55,7 @@ def test_any_conversations_are_the_same_in_batches(name):
 def test_any_conversations_of_a_users_template_are_the_same_in_batches(name):
     twin = TWINS[name]
 
-    @settings(max_examples=8, deadline=None, derandomize=True)
+    @settings(max_examples=8, derandomize=True)
     @given(st.data())
     def compare(data):
         tokenizer = tokenizer_of(data.draw(st.sampled_from(sorted(KINDS))))

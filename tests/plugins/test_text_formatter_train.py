@@ -315,7 +315,7 @@ def test_records_of_other_formats_are_refused_and_do_not_disturb_their_batch(opt
 
 
 @given(st.lists(st.tuples(st.text("ab 🙂ö\n", max_size=6), st.booleans()), min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_segments_are_explained_with_their_own_text(tokenizer, pieces):
     formatter = build(InputOutputTraining, tokenizer)
     [result] = formatter.encode_batch([Segments(tuple(pieces), ORIGIN)])
@@ -335,7 +335,7 @@ STEP = st.text("ab 1\n.", min_size=1, max_size=6).filter(str.strip)
 
 
 @given(STEP, st.lists(st.tuples(STEP, st.integers(0, 1)), min_size=1, max_size=4), st.sampled_from(["\n", " ", "##"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_of_steps_no_more_than_the_right_ones_is_trained(tokenizer, prompt, judged, separator):
     steps = Steps(prompt, tuple(step for step, _ in judged), tuple(label for _, label in judged), ORIGIN)
     [result] = build(StepwiseTraining, tokenizer, step_separator=separator).encode_batch([steps])

@@ -209,7 +209,7 @@ def talks(draw, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_an_answer_follows_its_prompt_and_ends_in_its_end_token(name, data):
     talk = data.draw(talks(name))

@@ -95,7 +95,7 @@ def apply(text, name, argument, choose):
 
 
 @given(field_texts(LETTERS[0]), field_texts(LETTERS[1]), st.data())
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250, derandomize=True)
 def test_chains_of_operations_give_what_str_gives_and_keep_every_origin(first, second, data):
     traced = [trace(first, 0, "content"), trace(second, 1, "content")]
     fields = [Field(0, "content", "") if not text else runs_of(text)[0].field for text in traced]
@@ -108,7 +108,7 @@ def test_chains_of_operations_give_what_str_gives_and_keep_every_origin(first, s
 
 
 @given(field_texts(LETTERS[0]), st.sampled_from(sorted(LOSING_STEPS)), st.data())
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 def test_other_operations_give_what_str_gives_and_know_nothing(text, name, data):
     traced, argument = trace(text, 0, "content"), data.draw(LOSING_STEPS[name])
     changed = apply(traced, name, argument, 0)

@@ -27,7 +27,7 @@ def kept(folder, value):
     return read_tree(folder, "tree")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=PLAIN)
 def test_plain_values(tmp_path_factory, value):
     found = kept(tmp_path_factory.mktemp("tree"), value)

@@ -36,7 +36,7 @@ def tokens_of(dataset, pieces):
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(LENGTHS, st.integers(2, 40), st.booleans(), st.integers(0, 3))
 def test_every_token_comes_once_and_sequences_are_full(lengths, capacity, shuffle, epoch):
     dataset, rows = joined(lengths, capacity, shuffle)
@@ -51,7 +51,7 @@ def test_every_token_comes_once_and_sequences_are_full(lengths, capacity, shuffl
         assert [token for tokens in made for token in tokens] == list(range(sum(lengths)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(2, 40))
 def test_labels_are_the_rows_own_but_for_the_first_of_each_piece(lengths, capacity):
     dataset, rows = joined(lengths, capacity)
@@ -68,7 +68,7 @@ def test_labels_are_the_rows_own_but_for_the_first_of_each_piece(lengths, capaci
     assert within == rows.num_cut, "what it costs is known"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(2, 40), st.sampled_from([0.3, 0.5, 1.4, 2.0]))
 def test_epochs_of_other_rows_have_as_many_sequences(lengths, capacity, weight):
     if round(weight * len(lengths)) == 0:

@@ -17,7 +17,7 @@ def characters(spans):
 
 
 @given(SPANS, OFFSETS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_token_is_trained_if_all_of_its_characters_are(spans, offsets):
     trained = characters(spans)
     ids = list(range(100, 100 + len(offsets)))
@@ -34,7 +34,7 @@ def test_a_token_is_trained_if_all_of_its_characters_are(spans, offsets):
 
 
 @given(SPANS, SPANS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_spans_are_sets_of_characters(spans, removed):
     joined, left = join_spans(spans), subtract_spans(spans, removed)
     assert characters(joined) == characters(spans)

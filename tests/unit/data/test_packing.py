@@ -35,7 +35,7 @@ def test_a_row_over_the_capacity_is_refused():
         pack(np.array([3, 9], np.int32), 8)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 200).flatmap(lambda top: st.tuples(st.just(top), st.lists(st.integers(1, 4 * top), max_size=30))))
 def test_rows_over_the_capacity_are_cut_into_what_is_free(drawn):
     capacity, lengths = drawn

@@ -78,7 +78,7 @@ def streams(draw):
     return sources, changes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(streams(), st.integers(0, 30), st.integers(1, 20))
 def test_a_stream_goes_on_from_any_place(drawn, before, after):
     sources, changes = drawn
@@ -94,7 +94,7 @@ def test_a_stream_goes_on_from_any_place(drawn, before, after):
     assert second.trained == uninterrupted.trained and second.state() == uninterrupted.state()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(streams(), st.integers(0, 20), st.integers(1, 20))
 def test_what_is_skipped_is_not_made_again(drawn, before, after):
     sources, changes = drawn
@@ -109,7 +109,7 @@ def test_what_is_skipped_is_not_made_again(drawn, before, after):
     assert all(row == state["sources"][source]["row"] % len(sources[source]) for source, row in firsts.items())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(streams(), st.integers(1, 40))
 def test_every_token_comes_once_per_pass_with_its_label(drawn, count):
     sources, changes = drawn
@@ -148,7 +148,7 @@ def parts_of(ids, size):
     return [tuple(ids[first : first + size]) for first in range(0, len(ids), size)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(streams(), st.integers(1, 60))
 def test_no_token_comes_again_before_its_pass_is_over(drawn, count):
     sources, changes = drawn
@@ -166,7 +166,7 @@ def test_no_token_comes_again_before_its_pass_is_over(drawn, count):
             assert order == (one_pass * (len(order) // len(one_pass) + 1))[: len(order)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(streams(), st.integers(1, 60))
 def test_no_row_comes_again_before_all_others_have_come(drawn, count):
     sources, changes = drawn
@@ -226,7 +226,7 @@ def test_the_first_token_of_a_piece_is_not_trained_and_only_that():
     assert labels[:3] == [[IGNORED, *plain[1:10]], [IGNORED, *plain[11:20]], [IGNORED, *plain[21:25]]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SOURCES, st.sampled_from(["rows", "tokens"]), st.integers(1, 40))
 def test_sources_are_mixed_by_their_shares(sources, mix, count):
     weights = tuple(float(number + 1) for number in range(len(sources)))
