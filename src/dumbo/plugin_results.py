@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dumbo.data.records import Example
-    from dumbo.job import Batch, Collator, Evaluator, Loss
+    from dumbo.job import Batch, Collator, Evaluator, Loss, TokenWeights
 
-_FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format", "build_evaluator"})
+_FUNCTIONS = frozenset(
+    {"build_loss", "build_token_weights", "build_collator", "build_data_format", "build_train_format"}
+    | {"build_evaluator"}
+)
 _TOKENS = ("input_ids", "attention_mask", "labels")
 """What of a batch has a value for each token."""
 _METHODS = (
@@ -124,6 +127,29 @@ def checked_loss(name: str, loss: Loss) -> Loss:
         fault = _loss_fault(result, model)
         if fault:
             raise PluginError(f"plugin '{name}': the loss returned {fault}; it must return a scalar tensor")
+        return result
+
+    return call
+
+
+def checked_token_weights(name: str, weigh: TokenWeights) -> TokenWeights:
+    """The weights of tokens of plugin `name`, with what it returns checked at each call.
+
+    Raises:
+        PluginError: it does not take two arguments.
+    """
+    if not takes(weigh, 2):
+        message = f"what weighs tokens takes {parameters_of(weigh)}, must take (logits, log_probabilities)"
+        raise PluginError(f"plugin '{name}': {message}")
+
+    def call(logits: Tensor, log_probabilities: Tensor) -> Tensor:
+        import torch
+
+        result: Any = weigh(logits, log_probabilities)
+        if not isinstance(result, torch.Tensor) or result.shape != log_probabilities.shape:
+            what = f"the shape {list(result.shape)}" if isinstance(result, torch.Tensor) else shown(result)
+            message = f"its weights of tokens are {what}; there must be one for each of {len(log_probabilities)} tokens"
+            raise PluginError(f"plugin '{name}': {message}")
         return result
 
     return call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -302,6 +302,17 @@ class DumboTrainer(GuardedTrainer):
             scale_learning_rates(optimizer, chosen, self._job.learning_rate_factors)
         return optimizer
 
+    def logging_state(self) -> dict[str, Any]:
+        """With what the loss has counted since the last log."""
+        counts = self._loss.counts if isinstance(self._loss, TokenLoss) else None
+        return {**super().logging_state(), "token_counts": counts}
+
+    def restore_logging(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        if isinstance(self._loss, TokenLoss):
+            self._loss.counts = state.get("token_counts")
+        super().restore_logging(state)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -313,6 +324,8 @@ class DumboTrainer(GuardedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand Transformers' metrics on under dumbo's paths."""
+        if isinstance(self._loss, TokenLoss) and "loss" in logs:
+            logs |= self._loss.take_means(self.args.device, self.args.world_size)
         super().log(logs, start_time)
         metrics = dict(_renamed(logs))
         if self._job.stream is not None:

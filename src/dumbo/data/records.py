@@ -11,6 +11,9 @@ from dumbo.errors import DataError, Place, Problem
 IGNORED = -100
 """The label of a token that is not trained on, as PyTorch's cross entropy has it."""
 
+WEIGHTS = "weights"
+"""What rows, examples and batches call how much each of their tokens counts, where they do not all count alike."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
