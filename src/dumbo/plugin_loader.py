@@ -170,6 +170,9 @@ class CollatorPlugin(BasePlugin):
 class LossPlugin(BasePlugin):
     """Computes the loss. At most one."""
 
+    columns: ClassVar[frozenset[str]] = frozenset()
+    """The columns beside tokens that it reads of a batch (`Example.columns`)."""
+
     def build_loss(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Loss:
         """Return a function from model, batch and number of supervised tokens to a scalar (see `dumbo.job.Loss`)."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.columns import column_fault
 from dumbo.errors import DataError, PluginError, RunError
 from dumbo.metrics import MetricsCollector
 from dumbo.plugin_checks import parameters_of, takes
@@ -254,7 +255,7 @@ def example_fault(example: Example, num_embeddings: int | None) -> str:
             return f"the token id {highest}; the model has embeddings for 0 to {num_embeddings - 1}"
     except TypeError:
         return "token ids or labels that are no list of whole numbers"
-    return ""
+    return column_fault(example) if example.columns else ""
 
 
 def packed_are_sound(results: Sequence[Example | DataError], num_embeddings: int | None) -> bool:
@@ -262,7 +263,10 @@ def packed_are_sound(results: Sequence[Example | DataError], num_embeddings: int
     once for all, which takes a tenth of the time."""
     import numpy as np
 
-    numbers = [(result.input_ids, result.labels) for result in results if not isinstance(result, DataError)]
+    examples = [result for result in results if not isinstance(result, DataError)]
+    numbers = [(example.input_ids, example.labels) for example in examples]
+    if any(example.columns for example in examples):
+        return False
     if not numbers or not all(isinstance(n, array) and n.typecode == "i" for pair in numbers for n in pair):
         return False
     if not all(len(ids) == len(labels) > 0 for ids, labels in numbers):

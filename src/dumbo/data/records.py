@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dumbo.errors import DataError, Place, Problem
+
+if TYPE_CHECKING:
+    from dumbo.data.columns import Column
 
 IGNORED = -100
 """The label of a token that is not trained on, as PyTorch's cross entropy has it."""
@@ -182,6 +185,8 @@ class Example:
     origin: Origin
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the format met on the way and nobody should miss, by name; they are added up for each source."""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """What there is beside the tokens: names of one's own -> a value or a row of values for each token."""
 
 
 DataFormat = Callable[[Row], Record]

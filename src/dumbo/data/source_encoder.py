@@ -125,7 +125,8 @@ class SourceEncoder:
         fault = example_fault(result, self.num_embeddings)
         if fault:
             return record.origin.error(f"the plugin '{self.plugin}' made an example with {fault}")
-        return Example(array("i", result.input_ids), array("i", result.labels), result.origin, result.counts)
+        packed = (array("i", result.input_ids), array("i", result.labels))
+        return Example(*packed, result.origin, result.counts, result.columns)
 
 
 def common_template(encoders: Sequence[SourceEncoder]) -> str | None:
