@@ -13,8 +13,9 @@ from dumbo.data.dataset import TokenDataset
 from dumbo.data.encoded import EncodedRows, RowOrigins
 from dumbo.data.holding_out import choose_held_out, first_of_each
 from dumbo.data.lengths import fit_lengths
+from dumbo.data.loss_weights import weigh_source
 from dumbo.data.mixing import Mixture, mix
-from dumbo.data.records import Origin
+from dumbo.data.records import WEIGHTS, Origin
 from dumbo.data.sequences import JoinedRows, PackedRows, Sequences, SingleRows
 from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
@@ -76,7 +77,7 @@ def build_datasets(
         fitted = fit_lengths(rows, is_kept, limit, policy, exempt)
         # Held out are whole rows: the pieces of a long one are never on both sides.
         theirs = is_held[fitted.origin]
-        dataset = fitted.dataset.of_source(number)
+        dataset = weigh_source(fitted.dataset, source.entry.loss_weight).of_source(number)
         train.append(dataset.select((~theirs).nonzero()[0]))
         evaluation.append(dataset.select(theirs.nonzero()[0]))
         table.append(source_row(source, rows, is_kept, fitted, int(theirs.sum())))
@@ -107,7 +108,8 @@ def build_datasets(
 def _insist_on_readers(columns: Iterable[str], plugins: PluginManager) -> None:
     """Raise a RunError where there is a column that no loss would read."""
     names = plugins.names(LossPlugin)
-    read: frozenset[str] = getattr(plugins.holder(LossPlugin), "columns", frozenset()) if names else frozenset()
+    own = frozenset({WEIGHTS})  # what the loss reads that every run has
+    read: frozenset[str] = getattr(plugins.holder(LossPlugin), "columns", frozenset()) if names else own
     unread = sorted(set(columns) - read)
     if unread:
         which = f"the loss of the plugin '{names[0]}'" if names else "the loss"

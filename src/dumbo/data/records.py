@@ -72,8 +72,16 @@ SILENT = MessageTraining()
 """Of a message about which the row says nothing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighted:
+    """What all records have."""
+
+    weight: float = 1.0
+    """How much its trained tokens count in the loss; the run sets it, by `loss_weight_field`."""
+
+
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Weighted):
     """Messages of several roles, and the tools that their assistant may call."""
 
     messages: tuple[Message, ...]
@@ -85,7 +93,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(Weighted):
     """Two ways to go on after the same messages, the better one first."""
 
     prompt: tuple[Message, ...]
@@ -96,7 +104,7 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Rating:
+class Rating(Weighted):
     """One way to go on, and whether it was a good one."""
 
     prompt: tuple[Message, ...]
@@ -107,7 +115,7 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Weighted):
     """Messages to answer, with what rewards need to know about them."""
 
     messages: tuple[Message, ...]
@@ -118,7 +126,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(Weighted):
     """Plain text to be trained on as it is."""
 
     text: str
@@ -126,7 +134,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Segments:
+class Segments(Weighted):
     """Text in pieces, joined as they are, each trained on or not."""
 
     segments: tuple[tuple[str, bool], ...]
@@ -135,7 +143,7 @@ class Segments:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Weighted):
     """A row that somebody has tokenised already."""
 
     input_ids: tuple[int, ...]
@@ -144,7 +152,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(Weighted):
     """A prompt and the steps of a solution, each judged right or wrong."""
 
     prompt: str

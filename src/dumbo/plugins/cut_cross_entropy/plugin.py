@@ -50,6 +50,7 @@ class CutCrossEntropyPlugin(BasePlugin):
     section = "model.cut_cross_entropy"
     options_type = CutCrossEntropyOptions
     phase = Phase.KERNELS
+    columns: frozenset[str] = frozenset({"weights"})
     consumes: frozenset[str] | None = frozenset({"trainer.arguments.label_smoothing_factor"})  # type: ignore[misc]
 
     options: CutCrossEntropyOptions
