@@ -1,11 +1,8 @@
 """Rows and sources that count more or less in the loss: whole runs, by hand, and what is refused."""
 
-import json
-
 import pytest
 import torch
 
-from dumbo.cli.main import main
 from tests import builders
 from tests.run.whole_runs import SHIPPED, losses_of, printed_by, weights_of, write_and_run
 
@@ -16,7 +13,7 @@ ONE_STEP = {
     "trainer.arguments.max_steps": 1,
     "trainer.arguments.batch_size": 64,
     "trainer.arguments.physical_batch_size": 8,
-    "trainer.data": {"cache": "none"},
+    "trainer.data": {"cache": False},
 }
 """All rows at once, so that it does not matter how many there are."""
 CUT = {"plugins": [*SHIPPED, "cut_cross_entropy"], "model.cut_cross_entropy.tile_tokens": 16}
@@ -49,7 +46,7 @@ def test_a_row_of_weight_2_is_there_twice_and_one_of_0_not_at_all(tmp_path, mode
         "left": CUT,
         "accumulated": {"trainer.arguments.physical_batch_size": 2},
         "packed": {
-            "trainer.data": {"cache": "none", "packing": True, "sequence_length": 200},
+            "trainer.data": {"cache": False, "packing": True, "sequence_length": 200},
             "trainer.arguments.physical_batch_size": 1,
         },
     }.items():
@@ -58,7 +55,7 @@ def test_a_row_of_weight_2_is_there_twice_and_one_of_0_not_at_all(tmp_path, mode
 
 
 def test_weights_that_are_all_alike_change_nothing(tmp_path, model_folder):
-    changes = {"trainer.arguments.max_steps": 3, "trainer.data": {"cache": "none", "val_set_size": 3}}
+    changes = {"trainer.arguments.max_steps": 3, "trainer.data": {"cache": False, "val_set_size": 3}}
     files = {value: rows_with(tmp_path, [value] * 12, f"{value}.jsonl") for value in (1, 0.25)}
     plain = write_and_run(tmp_path / "plain", model_folder, files[1], changes)
     ones = write_and_run(tmp_path / "ones", model_folder, files[1], changes | FIELD)
