@@ -48,7 +48,7 @@ def by_hand(model, batches, said, smoothing):
 
 
 @pytest.mark.parametrize("worthwhile", [0, 1 << 60], ids=["without logits", "with logits"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.2, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_training_is_that_of_plain_pytorch(tmp_path, name, smoothing, worthwhile):
     model, rows = sure_model(), random_rows(24)
@@ -115,6 +115,7 @@ def test_a_run_is_the_same_however_it_is_made(tmp_path, model_folder, rows_file,
             torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5, msg=key)
 
 
+@pytest.mark.full
 def test_packed_and_unpacked_steps_are_the_same(tmp_path, model_folder, rows_file):
     """All rows in one step, packed or padded; evaluation is plain cross entropy with the plugin and without."""
     one = DESCENT | {"trainer.arguments.eval_on_start": True, "trainer.arguments.max_steps": 1}

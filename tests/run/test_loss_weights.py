@@ -114,7 +114,10 @@ def test_evaluation_goes_by_the_same_weights(tmp_path, model_folder):
     assert measured["weighted"] == pytest.approx(measured["repeated"], rel=1e-5)
 
 
-@pytest.mark.parametrize("value", ["many", -1, True, None, 1e9, [1]])
+SELDOM = [pytest.param(value, marks=pytest.mark.full) for value in (True, None, 1e9, [1])]
+
+
+@pytest.mark.parametrize("value", ["many", -1, *SELDOM])
 def test_a_weight_that_is_none_is_an_error_of_its_row(tmp_path, model_folder, capsys, value):
     rows = rows_with(tmp_path, [1, 1, value, 1])
     file = builders.write_config(tmp_path, model_folder, rows, FIELD)
