@@ -26,6 +26,7 @@ from dumbo.plugin_loader import (
     SchedulerPlugin,
     StatePlugin,
     TokenizerLoaderPlugin,
+    TokenWeightPlugin,
     TrainerPlugin,
     TrainFormatPlugin,
 )
@@ -63,6 +64,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(
         LossPlugin, "build_loss", "a function", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)
     ),
+    Interface(TokenWeightPlugin, "build_token_weights", "a function", Claim.AT_MOST_ONE),
     Interface(CollatorPlugin, "build_collator", "a function from rows to a batch", Claim.AT_MOST_ONE),
     Interface(
         OptimizerPlugin, "build_optimizer", "an optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS
