@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ConfigDict, PydanticUserError, ValidationError
 
@@ -31,11 +31,13 @@ def claims(plugin: type[BasePlugin], interface: Interface) -> bool:
 
 def check_declarations(name: str, plugin: type[BasePlugin]) -> list[Problem]:
     """Everything that is wrong with the class as such, whatever the configuration."""
-    return [Problem(f"plugin '{name}': {message}", hints=tuple(hints)) for message, *hints in _mistakes(plugin)]
+    return [
+        Problem(f"plugin '{name}': {message}", hints=tuple(hints)) for message, *hints in _mistakes(cast("Any", plugin))
+    ]
 
 
 @lru_cache(maxsize=128)  # A run asks for every plugin several times, and to check the options' defaults takes 10 ms.
-def _mistakes(plugin: Any) -> tuple[tuple[str, ...], ...]:
+def _mistakes(plugin: type[BasePlugin]) -> tuple[tuple[str, ...], ...]:
     return (*_attributes(plugin), *_options(plugin), *_tables(plugin), *_signatures(plugin))
 
 
