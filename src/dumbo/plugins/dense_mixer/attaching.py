@@ -1,0 +1,171 @@
+"""Finds the experts of a model and their routers, and lets them work together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dumbo.bridge.parameters import folded
+from dumbo.errors import ConfigError, DumboError
+from dumbo.plugins.dense_mixer.experts import NAME, Mixer, attach, base_forward, mixer_of
+
+_KEY = "model.dense_mixer"
+_HINT = "remove 'dense_mixer' from plugins"
+_MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
+"""What Transformers gives to experts that can be computed by another implementation."""
+_TRIED_TOKENS = 16
+
+
+def add_dense_mixer(model: Any, pairs: int, say: Callable[[str], None]) -> Any:
+    """Return `model`, loaded with experts of the name `NAME`, with its routers watched.
+
+    `pairs` of token and expert are computed at a time.
+
+    Raises:
+        ConfigError: it has no experts, or experts or routers that are not known.
+    """
+    base = _transformers_model(model)
+    layers = {name: module for name, module in model.named_modules() if is_experts(module)}
+    if not layers:
+        message = f"{type(base).__name__} has no experts that Transformers lets others compute"
+        raise ConfigError.at(_KEY, message, _HINT)
+    modules = dict(model.named_modules())
+    for name, experts in layers.items():
+        _check(name, experts, base)
+        attach(experts, _mixer(modules, name, experts, base, pairs))
+    _try(base, layers)
+    say(_description(layers))
+    return model
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether Transformers lets others compute these experts."""
+    return all(hasattr(module, mark) for mark in _MARKS)
+
+
+def _transformers_model(model: Any) -> Any:
+    from transformers import PreTrainedModel
+
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+def _check(name: str, experts: Any, base: Any) -> None:
+    found = experts.config._experts_implementation
+    if found != NAME:
+        message = f"{name} of {type(base).__name__} is computed by '{found}', which another plugin or option asked for"
+        raise ConfigError.at(_KEY, message, "leave one of them out")
+    if getattr(experts, "_is_expert_parallel", False):
+        message = "cannot be used with experts that are shared out to several devices"
+        raise ConfigError.at(_KEY, message, _HINT)
+
+
+def _mixer(modules: dict[str, nn.Module], name: str, experts: Any, base: Any, pairs: int) -> Mixer:
+    around = _around(modules, name)
+    inside = f"{around}." if around else ""
+    own = name.removeprefix(inside).split(".")[0]
+    implementation = base.get_correct_experts_implementation(None)
+    mixer = Mixer(
+        name=name,
+        kind=type(base).__name__,
+        base=base_forward(experts, implementation),
+        parameters=tuple(parameter for parameter, _ in experts.named_parameters()),
+        count=experts.num_experts,
+        pairs=pairs,
+    )
+    for path, module in modules.items():
+        rest = path.removeprefix(inside)
+        if path.startswith(inside) and rest and rest.split(".")[0] != own:
+            mixer.watches[rest] = module.register_forward_hook(_Watch(mixer, rest))
+            mixer.factors |= {
+                f"{rest}.{leaf}": parameter
+                for leaf, parameter in module.named_parameters(recurse=False)
+                if parameter.shape == (experts.num_experts,) and parameter.is_floating_point()
+            }
+    return mixer
+
+
+def _around(modules: dict[str, nn.Module], name: str) -> str:
+    """The path of the block that has the experts and their router, beyond what PEFT wrapped around the experts."""
+    path = name.rpartition(".")[0]
+    while path and hasattr(modules[path], "base_layer"):
+        path = path.rpartition(".")[0]
+    return path
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A hook that keeps outputs which may be a router's scores: a value for each expert."""
+
+    mixer: Mixer
+    path: str
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        found = output if isinstance(output, tuple | list) else (output,)
+        for value in found:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1:] == (self.mixer.count,):
+                self.mixer.seen[self.path] = value.reshape(-1, self.mixer.count)
+                return
+
+
+def _try(base: Any, layers: dict[str, nn.Module]) -> None:
+    """Send some tokens through the model, without its experts, so that routers that are not known are found now.
+
+    What keeps a model from taking tokens alone keeps it here from nothing: its first batch is looked at, then.
+    """
+    weight = next(iter(base.parameters()))
+    if any(parameter.is_meta for parameter in base.parameters()):
+        return
+    vocabulary = getattr(base.config.get_text_config(), "vocab_size", 2)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary, (1, _TRIED_TOKENS), generator=draw).to(weight.device)
+    with _trying(layers), _in_training(base), torch.no_grad(), torch.random.fork_rng():
+        try:
+            base(input_ids=tokens, use_cache=False)
+        except DumboError:
+            raise
+        except Exception:  # noqa: BLE001 - a model that takes more than tokens
+            return
+    missed = [name for name, experts in layers.items() if mixer_of(experts).routing is None]
+    if missed:
+        message = f"{', '.join(folded(missed))} of {type(base).__name__} took no part when it was tried"
+        raise ConfigError.at(_KEY, message, "leave the plugin out that computes these experts, or this one")
+
+
+@contextmanager
+def _trying(layers: dict[str, nn.Module]) -> Iterator[None]:
+    mixers = [mixer_of(experts) for experts in layers.values()]
+    for mixer in mixers:
+        mixer.tries = True
+    try:
+        yield
+    finally:
+        for mixer in mixers:
+            mixer.tries = False
+            mixer.seen.clear()
+
+
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Routers may route otherwise in evaluation."""
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _description(layers: dict[str, nn.Module]) -> str:
+    mixers = [mixer_of(experts) for experts in layers.values()]
+    counts = sorted({mixer.count for mixer in mixers})
+    kinds = sorted({mixer.routing.function for mixer in mixers if mixer.routing is not None})
+    how = f", by {' and '.join(kinds)} of its scores" if kinds else ""
+    experts = " or ".join(str(count) for count in counts)
+    words = f"{len(mixers)} layer{'s' if len(mixers) != 1 else ''} of {experts} experts"
+    return f"dense_mixer: {words}: the router learns from all of them{how}; the backward pass computes them all"
