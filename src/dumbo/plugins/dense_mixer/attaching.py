@@ -18,6 +18,8 @@ _KEY = "model.dense_mixer"
 _HINT = "remove 'dense_mixer' from plugins"
 _MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 """What Transformers gives to experts that can be computed by another implementation."""
+_BY_TABLE = frozenset({"DeepseekV4HashRouter"})
+"""Routers that choose by a table of tokens, which no gradient changes: nothing is to be learned from other experts."""
 _TRIED_TOKENS = 16
 
 
@@ -35,11 +37,17 @@ def add_dense_mixer(model: Any, pairs: int, say: Callable[[str], None]) -> Any:
         message = f"{type(base).__name__} has no experts that Transformers lets others compute"
         raise ConfigError.at(_KEY, message, _HINT)
     modules = dict(model.named_modules())
+    learning = {}
     for name, experts in layers.items():
         _check(name, experts, base)
-        attach(experts, _mixer(modules, name, experts, base, pairs))
-    _try(base, layers)
-    say(_description(layers))
+        around = {path: module for path, module in _around(modules, name).items() if path}
+        if not any(type(module).__name__ in _BY_TABLE for module in around.values()):
+            attach(experts, _mixer(name, experts, around, modules, pairs, type(base).__name__))
+            learning[name] = experts
+    if not learning:
+        raise ConfigError.at(_KEY, f"the routers of {type(base).__name__} choose by a table of tokens", _HINT)
+    _try(base, learning)
+    say(_description(learning, len(layers) - len(learning)))
     return model
 
 
@@ -64,37 +72,46 @@ def _check(name: str, experts: Any, base: Any) -> None:
         raise ConfigError.at(_KEY, message, _HINT)
 
 
-def _mixer(modules: dict[str, nn.Module], name: str, experts: Any, base: Any, pairs: int) -> Mixer:
-    around = _around(modules, name)
-    inside = f"{around}." if around else ""
-    own = name.removeprefix(inside).split(".")[0]
-    implementation = base.get_correct_experts_implementation(None)
+def _mixer(
+    name: str, experts: Any, around: dict[str, nn.Module], modules: dict[str, nn.Module], pairs: int, kind: str
+) -> Mixer:
     mixer = Mixer(
         name=name,
-        kind=type(base).__name__,
-        base=base_forward(experts, implementation),
+        kind=kind,
+        base=base_forward(experts, _owner(modules, name).get_correct_experts_implementation(None)),
         parameters=tuple(parameter for parameter, _ in experts.named_parameters()),
         count=experts.num_experts,
         pairs=pairs,
     )
-    for path, module in modules.items():
-        rest = path.removeprefix(inside)
-        if path.startswith(inside) and rest and rest.split(".")[0] != own:
-            mixer.watches[rest] = module.register_forward_hook(_Watch(mixer, rest))
-            mixer.factors |= {
-                f"{rest}.{leaf}": parameter
-                for leaf, parameter in module.named_parameters(recurse=False)
-                if parameter.shape == (experts.num_experts,) and parameter.is_floating_point()
-            }
+    for path, module in around.items():
+        mixer.watches[path] = module.register_forward_hook(_Watch(mixer, path))
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if parameter.shape == (experts.num_experts,) and parameter.is_floating_point():
+                mixer.factors[f"{path}.{leaf}"] = parameter
     return mixer
 
 
-def _around(modules: dict[str, nn.Module], name: str) -> str:
-    """The path of the block that has the experts and their router, beyond what PEFT wrapped around the experts."""
-    path = name.rpartition(".")[0]
-    while path and hasattr(modules[path], "base_layer"):
-        path = path.rpartition(".")[0]
-    return path
+def _around(modules: dict[str, nn.Module], name: str) -> dict[str, nn.Module]:
+    """The modules of the block that has the experts `name` and their router, by their paths in it, without experts.
+
+    What PEFT wrapped around the experts is no such block.
+    """
+    block = name.rpartition(".")[0]
+    while block and hasattr(modules[block], "base_layer"):
+        block = block.rpartition(".")[0]
+    inside = f"{block}." if block else ""
+    own = name.removeprefix(inside).split(".")[0]
+    paths = {path.removeprefix(inside): module for path, module in modules.items() if path.startswith(inside)}
+    return {path: module for path, module in paths.items() if path.split(".")[0] != own}
+
+
+def _owner(modules: dict[str, nn.Module], name: str) -> Any:
+    """The innermost model of Transformers around `name`: it is what chooses how experts are computed."""
+    from transformers import PreTrainedModel
+
+    while not isinstance(modules[name], PreTrainedModel):
+        name = name.rpartition(".")[0]
+    return modules[name]
 
 
 @dataclass(eq=False)
@@ -161,11 +178,11 @@ def _in_training(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _description(layers: dict[str, nn.Module]) -> str:
+def _description(layers: dict[str, nn.Module], left: int) -> str:
     mixers = [mixer_of(experts) for experts in layers.values()]
-    counts = sorted({mixer.count for mixer in mixers})
+    counts = " or ".join(str(count) for count in sorted({mixer.count for mixer in mixers}))
+    words = f"{len(mixers)} layer{'s' if len(mixers) != 1 else ''} of {counts} experts"
     kinds = sorted({mixer.routing.function for mixer in mixers if mixer.routing is not None})
-    how = f", by {' and '.join(kinds)} of its scores" if kinds else ""
-    experts = " or ".join(str(count) for count in counts)
-    words = f"{len(mixers)} layer{'s' if len(mixers) != 1 else ''} of {experts} experts"
-    return f"dense_mixer: {words}: the router learns from all of them{how}; the backward pass computes them all"
+    how = f" ({' and '.join(kinds)})" if kinds else ""
+    others = f"; {left} more with a router that chooses by a table of tokens {'are' if left > 1 else 'is'} left out"
+    return f"dense_mixer: {words}, whose routers{how} learn from all of them{others if left else ''}"

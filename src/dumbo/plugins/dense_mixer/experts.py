@@ -18,7 +18,7 @@ NAME = "dumbo_dense_mixer"
 """The name in Transformers' table of implementations of experts."""
 _ATTRIBUTE = "dense_mixer"
 Forward = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
-"""(experts, hidden states [T, H], chosen experts [T, K], their weights [T, K]) -> [T, H]: the signature of the table."""
+"""(experts, hidden states [T, H], chosen experts [T, K], their weights [T, K]) -> [T, H], as the table has them."""
 
 
 @dataclass(eq=False)
@@ -82,7 +82,7 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any,
         experts: nn.Module,
         output_TH: Tensor,
@@ -99,8 +99,8 @@ class _StraightThrough(torch.autograd.Function):
         return output_TH.view_as(output_TH)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(context: Any, gradient_TH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(context: Any, gradient_TH: Tensor) -> tuple[Tensor | None, ...]:
         hidden, chosen, *parameters = context.saved_tensors
         device, dtype, enabled = context.autocast
         weights = torch.zeros(context.shape, dtype=context.weights_dtype, device=hidden.device)
@@ -118,7 +118,7 @@ def _other_pairs(chosen_TK: Tensor, shape: torch.Size, size: int) -> Iterator[tu
     """Tokens and experts that were not chosen for them, by expert, at most `size` at a time."""
     others_ET = torch.ones(shape, dtype=torch.bool, device=chosen_TK.device).scatter(-1, chosen_TK, False).T
     expert, token = others_ET.nonzero(as_tuple=True)
-    yield from zip(token.split(size), expert.split(size), strict=True)
+    yield from zip(torch.split(token, size), torch.split(expert, size), strict=True)
 
 
 def _outputs(experts: nn.Module, values: dict[str, Tensor], hidden_PH: Tensor, expert_P: Tensor) -> Tensor:

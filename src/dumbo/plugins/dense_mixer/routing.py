@@ -28,7 +28,7 @@ def _sqrt_softplus(scores_TE: Tensor) -> Tensor:
 
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"softmax": _softmax, "sigmoid": torch.sigmoid, "as they are": _as_is, "sqrt(softplus)": _sqrt_softplus}
+    {"softmax": _softmax, "sigmoid": torch.sigmoid, "ready scores": _as_is, "sqrt(softplus)": _sqrt_softplus}
 )
 """What routers make of their scores before they choose; the third one is for routers that show what they made."""
 
