@@ -25,6 +25,8 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "quickstart": [],
         "lora": [],
         "qlora": [],
+        "dense_mixer": [],
+        "sparse": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
             f"model.base_model={model_folder}",
@@ -68,6 +70,17 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert samples_of(folder)[0]["prompt"].startswith("double ")
 
 
+def test_experts_and_sparse_models_take_their_first_steps(run_example, model_folder, tmp_path):
+    one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_strategy=no", "evaluation.exact_match.max_rows=8"]
+    assert losses_of(run_example("dense_mixer", *one, "trainer.data.val_set_size=0"))
+    prune = runpy.run_path(str(EXAMPLES / "prune.py"))["main"]
+    prune(str(model_folder), str(tmp_path / "pruned"), 0.5)
+    sparse = [f"model.base_model={tmp_path / 'pruned'}", "trainer.arguments.eval_on_start=false"]
+    folder = run_example("sparse", *one, *sparse, output="sparse")
+    rows = json.loads((folder / "summary.json").read_text())["sparsity"]
+    assert len(rows) == 14 and all(row["before"] == row["after"] == 0.5 for row in rows)
+
+
 def test_the_quickstart_s_data_is_what_its_script_writes(tmp_path):
     script = runpy.run_path(str(EXAMPLES / "data" / "make_quickstart.py"))
     script["main"](tmp_path)
@@ -86,6 +99,22 @@ def test_no_held_out_question_is_trained_on(name):
         assert len(set(questions)) == len(questions)
         sides.append(set(questions))
     assert not sides[0] & sides[1]
+
+
+@pytest.mark.full
+def test_experts_learn_from_nothing(run_example):
+    right = losses_of(run_example("dense_mixer"), "eval/exact_match")
+    assert right[-1] > right[0]
+
+
+@pytest.mark.full
+def test_a_pruned_quickstart_is_as_good_as_before(run_example, tmp_path):
+    first = run_example("quickstart", output="first")
+    prune = runpy.run_path(str(EXAMPLES / "prune.py"))["main"]
+    prune(str(first / "model"), str(tmp_path / "pruned"), 0.5)
+    folder = run_example("sparse", f"model.base_model={tmp_path / 'pruned'}", output="sparse")
+    pruned, *_, trained = losses_of(folder, "eval/exact_match")
+    assert trained > pruned and trained > 0.8
 
 
 @pytest.mark.full
