@@ -140,7 +140,8 @@ def _try(base: Any, layers: dict[str, nn.Module]) -> None:
     vocabulary = getattr(base.config.get_text_config(), "vocab_size", 2)
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocabulary, (1, _TRIED_TOKENS), generator=draw).to(weight.device)
-    with _trying(layers), _in_training(base), torch.no_grad(), torch.random.fork_rng():
+    devices = [weight.device] if weight.is_cuda else []
+    with _trying(layers), _in_training(base), torch.no_grad(), torch.random.fork_rng(devices=devices):
         try:
             base(input_ids=tokens, use_cache=False)
         except DumboError:

@@ -41,8 +41,10 @@ class Zeros:
         if pruning.targets:
             chosen = _chosen(model, layers, pruning)
         else:
-            chosen = {name: weight for name, weight in layers.items() if _share(weight) >= _LEAST}
-            chosen = {name: weight for name, weight in chosen.items() if id(weight) not in _vocabulary(model)}
+            others = _vocabulary(model)
+            chosen = {
+                name: weight for name, weight in layers.items() if id(weight) not in others and _share(weight) >= _LEAST
+            }
             if not chosen:
                 message = f"{type(model).__name__} is not sparse: no matrix of a layer has one zero in a hundred values"
                 hint = "start from a pruned model, or name weights with zeros as targets"
