@@ -5,8 +5,8 @@ that is not counted. What is kept for the backward pass is counted tensor by ten
 
 - `plain`: gradients for the chosen experts, as Transformers has it.
 - `dumbo`: gradients for all, by the plugin `dense_mixer`.
-- `composed`: the same gradients out of autograd alone: the outputs of all experts in the forward pass, as the package
-  `densemixer` has them, which is for an older Transformers.
+- `composed`: the same gradients out of autograd alone: the outputs of all experts in the forward pass. The package
+  `densemixer` does so and keeps more, as it computes them with gradients; it is for an older Transformers.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Composed(nn.Module):
         logits, weights, chosen = block.gate(rows)
         sparse: Tensor = block.experts(rows, chosen, weights)
         ones = torch.ones(len(rows), 1)
-        each = [block.experts(rows, torch.full((len(rows), 1), e), ones) for e in range(logits.shape[-1])]
-        outputs = torch.stack(each, dim=1).detach()
+        with torch.no_grad():
+            each = [block.experts(rows, torch.full((len(rows), 1), e), ones) for e in range(logits.shape[-1])]
+            outputs = torch.stack(each, dim=1)
         values = logits.softmax(dim=-1)
         total = values.gather(-1, chosen).sum(dim=-1, keepdim=True).detach()
         others = (values / total).scatter(-1, chosen, 0.0)

@@ -253,6 +253,17 @@ def mixed_inside(model):
     return add_dense_mixer(model, 16, print)
 
 
+def test_routers_that_are_not_trained_are_an_error():
+    model = tiny.build("qwen3_moe")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("gate.weight" not in name)
+    with pytest.raises(ConfigError, match="no router of Qwen3MoeForCausalLM is trained"):
+        mixing(model)
+    next(parameter for name, parameter in model.named_parameters() if "1.mlp.gate.weight" in name).requires_grad_()
+    model.set_experts_implementation("grouped_mm")
+    mixing(model)
+
+
 def test_a_router_that_cannot_be_followed_is_refused_by_name():
     with pytest.raises(ConfigError, match="PhimoeForCausalLM: in model.layers.0.mlp.experts, the weights that its"):
         mixing(tiny.build("phimoe"))

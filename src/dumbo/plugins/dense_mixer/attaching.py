@@ -47,6 +47,7 @@ def add_dense_mixer(model: Any, pairs: int, say: Callable[[str], None]) -> Any:
     if not learning:
         raise ConfigError.at(_KEY, f"the routers of {type(base).__name__} choose by a table of tokens", _HINT)
     _try(base, learning)
+    _check_trained(modules, learning, type(base).__name__)
     say(_description(learning, len(layers) - len(learning)))
     return model
 
@@ -152,6 +153,18 @@ def _try(base: Any, layers: dict[str, nn.Module]) -> None:
     if missed:
         message = f"{', '.join(folded(missed))} of {type(base).__name__} took no part when it was tried"
         raise ConfigError.at(_KEY, message, "leave the plugin out that computes these experts, or this one")
+
+
+def _check_trained(modules: dict[str, nn.Module], layers: dict[str, nn.Module], kind: str) -> None:
+    for name, experts in layers.items():
+        routing = mixer_of(experts).routing
+        if routing is None:  # the first batch will tell
+            return
+        router = _around(modules, name)[routing.module.split(".")[0]]
+        if any(parameter.requires_grad for parameter in router.parameters()):
+            return
+    hint = "with peft, name them: modules_to_save: [gate], or target_parameters: [gate.weight]"
+    raise ConfigError.at(_KEY, f"no router of {kind} is trained, so there is nothing for it to learn", hint, _HINT)
 
 
 @contextmanager

@@ -19,14 +19,16 @@ class KeepZeros(TrainerCallback):
         self._before = zeros.shares()
         self._note(self._before)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    def on_optimizer_step(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Make zeros zero again."""
         if self._keeps(state):
             self._zeros.restore()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(  # type: ignore[override]
+        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Prove that they are, and note and say how many weights are zero."""
         if self._keeps(state):
             self._zeros.check_kept()
