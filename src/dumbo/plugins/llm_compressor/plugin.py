@@ -31,8 +31,8 @@ class LlmCompressorOptions(Section):
     recipe: dict[str, Any] | None = None
     """The same as a recipe of llmcompressor: stages with a ConstantPruningModifier, of `targets`, `start` and `end`."""
     save_compressed: bool = False
-    """Refused: no format for sparse weights is left that Transformers or vLLM could load. The model is saved as it is,
-    its zeros among its weights."""
+    """Refused: no format for sparse weights is left that Transformers could load. The model is saved as it is, its
+    zeros among its weights."""
 
 
 class LlmCompressorPlugin(BasePlugin):
