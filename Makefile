@@ -72,6 +72,7 @@ bench: setup  ## time trainings, the start of the program, the making of rows an
 	$(BIN)/python benchmarks/sft.py --repeat 1 --steps 5 --output $(BENCH)/sft.json
 	$(BIN)/python benchmarks/loss.py --tokens 512 --repeat 1 --sizes 8192 32768 --types float32 --output $(BENCH)/loss.json
 	$(BIN)/python benchmarks/lora_kernels.py --tokens 512 --repeat 3 --output $(BENCH)/lora_kernels.json
+	$(BIN)/python benchmarks/dense_mixer.py --repeat 3 --output $(BENCH)/dense_mixer.json
 	$(BIN)/python benchmarks/packed_attention.py --repeat 3 --output $(BENCH)/packed_attention.json
 	$(BIN)/python benchmarks/packed_recurrent.py --repeat 3 --output $(BENCH)/packed_recurrent.json
 	$(BIN)/python benchmarks/streaming.py --megabytes 100 --output $(BENCH)/streaming.json
@@ -86,6 +87,7 @@ bench-full: setup  ## the same for hours, into benchmarks/results; PEERS names f
 	$(BIN)/python benchmarks/sft.py $(PEERS)
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/lora_kernels.py
+	$(BIN)/python benchmarks/dense_mixer.py
 	$(BIN)/python benchmarks/packed_attention.py
 	$(BIN)/python benchmarks/packed_recurrent.py
 	$(BIN)/python benchmarks/streaming.py

@@ -406,6 +406,10 @@ OF_THE_LOSS = frozenset({"model.cut_cross_entropy.backend", "model.cut_cross_ent
 """The loss is the same with any: tests/plugins/test_cut_cross_entropy.py."""
 OF_LORA_KERNELS = frozenset({"model.lora_kernels.mlp", "model.lora_kernels.linear"})
 """So is the training: tests/plugins/test_lora_kernels.py."""
+OF_OTHER_EXPERTS = frozenset({"model.dense_mixer.pairs_at_a_time"})
+"""It takes memory and changes nothing: tests/plugins/test_dense_mixer.py."""
+OF_ZEROS = frozenset({f"model.llm_compressor.{key}" for key in ("targets", "recipe", "save_compressed")})
+"""They need a model that was pruned: tests/plugins/test_llm_compressor.py has one."""
 OF_THE_CACHE = frozenset({"trainer.data.cache", "trainer.data.prepared"})
 """A run is the same with them and without: tests/run/test_cache.py."""
 OF_FAULTS = frozenset({f"trainer.faults.{key}" for key in ("step_timeout", "on_oom", "on_spike", "spike_factor")})
@@ -432,6 +436,8 @@ OWN_TEST = (
     | KERNELS
     | OF_THE_LOSS
     | OF_LORA_KERNELS
+    | OF_OTHER_EXPERTS
+    | OF_ZEROS
 )
 
 

@@ -27,6 +27,8 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "qlora": [],
         "eaft": [],
         "dft": [],
+        "dense_mixer": [],
+        "sparse": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
             f"model.base_model={model_folder}",
@@ -72,6 +74,17 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert samples_of(folder)[0]["prompt"].startswith("double ")
 
 
+def test_experts_and_sparse_models_take_their_first_steps(run_example, model_folder, tmp_path):
+    one = ["trainer.arguments.max_steps=1", "evaluation.exact_match.max_rows=8"]
+    assert losses_of(run_example("dense_mixer", *one))
+    prune = runpy.run_path(str(EXAMPLES / "prune.py"))["main"]
+    prune(str(model_folder), str(tmp_path / "pruned"), 0.5)
+    sparse = [f"model.base_model={tmp_path / 'pruned'}", "trainer.arguments.eval_on_start=false"]
+    folder = run_example("sparse", *one, *sparse, output="sparse")
+    rows = json.loads((folder / "summary.json").read_text())["sparsity"]
+    assert len(rows) == 14 and all(row["before"] == row["after"] == 0.5 for row in rows)
+
+
 def test_the_quickstart_s_data_is_what_its_script_writes(tmp_path):
     script = runpy.run_path(str(EXAMPLES / "data" / "make_quickstart.py"))
     script["main"](tmp_path)
@@ -90,6 +103,22 @@ def test_no_held_out_question_is_trained_on(name):
         assert len(set(questions)) == len(questions)
         sides.append(set(questions))
     assert not sides[0] & sides[1]
+
+
+@pytest.mark.full
+def test_experts_learn_from_nothing(run_example):
+    losses = losses_of(run_example("dense_mixer"))
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.full
+def test_a_pruned_quickstart_gets_better_with_its_zeros(run_example, tmp_path):
+    first = run_example("quickstart", output="first")
+    prune = runpy.run_path(str(EXAMPLES / "prune.py"))["main"]
+    prune(str(first / "model"), str(tmp_path / "pruned"), 0.5)
+    folder = run_example("sparse", f"model.base_model={tmp_path / 'pruned'}", output="sparse")
+    pruned, *_, trained = losses_of(folder, "eval/exact_match")
+    assert trained > pruned
 
 
 @pytest.mark.full

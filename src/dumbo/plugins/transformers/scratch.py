@@ -19,6 +19,8 @@ from dumbo.plugins.transformers.causality import is_encoder
 from dumbo.plugins.transformers.loading import DTYPES
 
 KEY = ("model", "architecture")
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+"""Of what plugins ask for in the loading of weights, what a model without any can have, too."""
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -31,14 +33,14 @@ def build_model(config: RunConfig, extra: Mapping[str, Any], say: Callable[[str]
     Raises:
         ConfigError: a model type or value that Transformers does not know, or sizes that do not fit each other.
     """
-    attention = _attention(config, extra)
+    chosen = _implementations(config, extra)
     architecture = read_architecture(config.model.architecture)
     torch.manual_seed(config.trainer.seed)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            architecture, dtype=DTYPES[config.model.dtype], **attention
+            architecture, dtype=DTYPES[config.model.dtype], **chosen
         )
-        if not attention:  # one that was asked for may need a device that the model is not on yet
+        if "attn_implementation" not in chosen:  # one that was asked for may need a device that the model is not on yet
             _try_sizes(model)
     except Exception as error:  # each model checks its sizes in its own way, many not before they meet
         problem = _attention_refused(config, error)
@@ -84,13 +86,13 @@ def _try_sizes(model: PreTrainedModel) -> None:
         model(input_ids=torch.zeros((1, 2), dtype=torch.long))
 
 
-def _attention(config: RunConfig, extra: Mapping[str, Any]) -> dict[str, Any]:
+def _implementations(config: RunConfig, extra: Mapping[str, Any]) -> dict[str, Any]:
     problem = attention_problem(config.model.attention)
     if problem:
         raise ConfigError([problem])
     chosen = {} if config.model.attention == "auto" else {"attn_implementation": config.model.attention}
     for name, value in extra.items():
-        if name != "attn_implementation":
+        if name not in IMPLEMENTATIONS:
             raise PluginError(f"a plugin sets '{name}' for the loading of weights, and this model's are random")
         if chosen.get(name, value) != value:
             message = f"is '{config.model.attention}', but a plugin asks for {value!r}"

@@ -1,0 +1,1 @@
+"""Lets routers of mixtures of experts learn from experts that they did not choose."""

@@ -1,0 +1,1 @@
+"""Fine-tunes sparse models and keeps their zeros."""
