@@ -104,13 +104,14 @@ def _ends(model: Any) -> Iterable[Any]:
 
 
 def weights_of_files(tensors: Mapping[str, StoredTensor], vocab_size: int | None) -> list[Weight]:
-    """All weights in safetensors files. Embeddings and head go by their usual names, or by their number of rows.
+    """All weights in safetensors files, by their names. Embeddings and head go by their usual names, or by their number
+    of rows.
 
     Raises:
         RunError: some are quantized.
     """
     found = []
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
         if tensor.dtype not in ROUNDOFF:
             if re.search(r"weight|bias|proj", name) is None:
                 continue  # a buffer: positions, masks
@@ -118,6 +119,11 @@ def weights_of_files(tensors: Mapping[str, StoredTensor], vocab_size: int | None
         is_end = _ENDS.search(name) is not None or (len(tensor.shape) == 2 and tensor.shape[0] == vocab_size)
         found.append(Weight(name, tensor.shape, partial(_rows_in_file, tensor), is_end))
     return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _rows_in_file(stored: StoredTensor, begin: int, end: int) -> Array:
