@@ -74,6 +74,15 @@ def test_the_ratio_is_the_paper_s_on_either_side(shape):
     assert ratio(matrix) == pytest.approx(paper(matrix), rel=1e-5)
 
 
+def test_noise_alone_is_not_zero():
+    """As the page says: the spread is that of the singular values, not of the entries."""
+    matrix = np.random.default_rng(0).normal(size=(64, 128))
+    values = np.linalg.svd(matrix, compute_uv=False)
+    spread = (np.quantile(values, 0.75) - np.quantile(values, 0.25)) / 1.349
+    assert 0.55 < (values > spread * (1 + 0.5**0.5)).mean() < 0.75
+    assert 0.1 < ratio(matrix) < 0.35
+
+
 def test_more_signal_of_low_rank_has_a_higher_ratio():
     """Of the same noise, with a component of rank 4 that grows: the order is that of its strength."""
     numbers = np.random.default_rng(1)
