@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "goal": GOAL,
         "most_steps": options.steps,
         "machine": f"{platform.machine()}, CPU",
-        "versions": {package: version(package) for package in ("dumbo-trainer", "torch", "transformers")},
+        "versions": {package: version(package) for package in ("torch", "transformers")},
         "steps_to_goal": summary(values, options.sides),
         "values": values,
     }
