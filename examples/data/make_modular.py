@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 
 DIGITS = string.digits + string.ascii_letters
-PRIME = 37
+PRIME = 47
 SHARE = 0.5
 FOLDER = Path(__file__).parent
 
