@@ -120,6 +120,9 @@ DIVERGING = MappingProxyType(
         "plugins": [*SHIPPED, "watch"],
     }
 )
+SPECTRUM = MappingProxyType({"plugins": [*SHIPPED, "spectrum"]})
+GROKFAST = MappingProxyType({"trainer.arguments.max_steps": 3, "plugins": [*SHIPPED, "grokfast"]})
+MOVING = GROKFAST | {"trainer.grokfast": {"filter": "ma", "window_size": 3, "warmup": False}}
 THROUGH_DATASETS = MappingProxyType(
     {
         "datasets.0.type": "huggingface",
@@ -351,6 +354,14 @@ RUNS = MappingProxyType(
         "model.cut_cross_entropy.gradient_filter": (WITHOUT_LOGITS, 0.01),
         "model.cut_cross_entropy.z_loss": (WITHOUT_LOGITS, 0.1),
         "model.cut_cross_entropy.token_metrics": (WITHOUT_LOGITS, True),
+        "model.spectrum.top_fraction": (SPECTRUM, 1.0),
+        "model.spectrum.train_embeddings": (SPECTRUM, False),
+        "trainer.grokfast.filter": (GROKFAST, "ma"),
+        "trainer.grokfast.alpha": (GROKFAST, 0.5),
+        "trainer.grokfast.lamb": (GROKFAST, 3.0),
+        "trainer.grokfast.window_size": (MOVING, 2),
+        "trainer.grokfast.average": (MOVING, "sum"),
+        "trainer.grokfast.warmup": (MOVING, True),
         "trainer.profile.start_step": (PROFILE, 2),
         "trainer.profile.num_steps": (PROFILE, 2),
         "trainer.watch.on_alarm": (DIVERGING, "stop"),

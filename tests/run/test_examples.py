@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+import string
 
 import pytest
 
@@ -29,6 +30,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "dft": [],
         "dense_mixer": [],
         "sparse": [],
+        "grokking": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
             f"model.base_model={model_folder}",
@@ -85,13 +87,31 @@ def test_experts_and_sparse_models_take_their_first_steps(run_example, model_fol
     assert len(rows) == 14 and all(row["before"] == row["after"] == 0.5 for row in rows)
 
 
-def test_the_quickstart_s_data_is_what_its_script_writes(tmp_path):
-    script = runpy.run_path(str(EXAMPLES / "data" / "make_quickstart.py"))
-    script["main"](tmp_path)
+def test_the_example_of_grokking_takes_its_first_steps(run_example):
+    few = ["trainer.arguments.max_steps=2", "trainer.arguments.eval_steps=2", "evaluation.exact_match.max_rows=20"]
+    folder = run_example("grokking", *few)
+    assert len(losses_of(folder)) == 1
+    assert len(losses_of(folder, "eval/exact_match")) == 1
+
+
+@pytest.mark.parametrize(("script", "count"), [("make_quickstart", 4), ("make_modular", 2)])
+def test_the_data_is_what_its_script_writes(tmp_path, script, count):
+    runpy.run_path(str(EXAMPLES / "data" / f"{script}.py"))["main"](tmp_path)
     names = [path.name for path in sorted(tmp_path.iterdir())]
-    assert len(names) == 4
+    assert len(names) == count
     for name in names:
         assert (tmp_path / name).read_bytes() == (EXAMPLES / "data" / name).read_bytes(), name
+
+
+def test_every_sum_of_the_grokking_example_is_right_and_there_once():
+    questions, prime = [], 47
+    digits = string.digits + string.ascii_letters
+    for side in ("train", "held_out"):
+        for line in (EXAMPLES / "data" / f"modular_{side}.jsonl").read_text(encoding="utf-8").splitlines():
+            (asked, answer) = (segment["text"] for segment in json.loads(line)["segments"])
+            questions.append(asked)
+            assert digits.index(answer) == (digits.index(asked[0]) + digits.index(asked[2])) % prime
+    assert len(questions) == len(set(questions)) == prime**2
 
 
 @pytest.mark.parametrize("name", ["quickstart", "lora"])
@@ -153,3 +173,9 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     shutil.rmtree(first / "model")
     assert main(["generate", str(folder), "double h e y"]) == 2
     assert "base model" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_the_example_of_grokking_runs_to_its_end(run_example):
+    losses = losses_of(run_example("grokking"))
+    assert losses[-1] < 0.5 * losses[0]

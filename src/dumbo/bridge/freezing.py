@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from torch.nn import Module
 
@@ -43,9 +43,20 @@ def train_only(model: Module, patterns: Sequence[str], say: Callable[[str], None
         chosen |= {id(names[name]) for name in found}
     if problems:
         raise ConfigError(problems)
+    _train(model, chosen, say, "unfrozen_parameters")
+
+
+def train_named(model: Module, names: Collection[str], say: Callable[[str], None], owner: str) -> int:
+    """Let only the parameters of `model` with these full names be trained, and say as `owner` how many that are; return
+    the number of their values."""
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    return _train(model, {id(by_name[name]) for name in names}, say, owner)
+
+
+def _train(model: Module, chosen: Collection[int], say: Callable[[str], None], owner: str) -> int:
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
-    _tell(model, say)
+    return _tell(model, say, owner)
 
 
 def _hints(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -54,7 +65,7 @@ def _hints(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
     return near_names(pattern, names)
 
 
-def _tell(model: Module, say: Callable[[str], None]) -> None:
+def _tell(model: Module, say: Callable[[str], None], owner: str) -> int:
     every = list(model.named_parameters())
     trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
     numbers = sum(parameter.numel() for _, parameter in trained)
@@ -62,6 +73,7 @@ def _tell(model: Module, say: Callable[[str], None]) -> None:
     shown = list(folded(name for name, _ in trained))
     more = f" and {len(shown) - _SHOWN} more kinds" if len(shown) > _SHOWN else ""
     say(
-        f"unfrozen_parameters: {numbers:,} of {total:,} parameters ({numbers / total:.2%}) in {len(trained)} of "
+        f"{owner}: {numbers:,} of {total:,} parameters ({numbers / total:.2%}) in {len(trained)} of "
         f"{len(every)} weights are trained: {', '.join(shown[:_SHOWN])}{more}"
     )
+    return numbers

@@ -21,7 +21,8 @@ class StepGuard:
         """Bad steps so far."""
         self.in_a_row = 0
         """Bad steps since the last good one."""
-        self._skips = False
+        self.skips = False
+        """Whether the update of this step is left out."""
         self._undo: Callable[[], None] = lambda: None
 
     def protect(self, optimizer: Optimizer) -> None:
@@ -29,7 +30,7 @@ class StepGuard:
         update = optimizer.step
 
         def step(itself: Optimizer, *positional: Any, **named: Any) -> Any:
-            return None if self._skips else update(*positional, **named)
+            return None if self.skips else update(*positional, **named)
 
         def undo() -> None:
             optimizer.step = update  # type: ignore[method-assign]
@@ -46,7 +47,7 @@ class StepGuard:
 
     def leave_out(self) -> None:
         """The update of this step is not made, for another reason than a bad number."""
-        self._skips = True
+        self.skips = True
 
     def state(self) -> dict[str, int]:
         """What a checkpoint keeps."""
@@ -58,7 +59,7 @@ class StepGuard:
 
     def judge(self, step: int, fault: str | None) -> bool:
         """Note that `step` may be made, or what is wrong with it; return whether the run cannot go on."""
-        self._skips = fault is not None
+        self.skips = fault is not None
         if fault is None:
             self.in_a_row = 0
             return False

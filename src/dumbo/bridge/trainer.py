@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress
+from dumbo.bridge.gradients import change_gradients, listeners
 from dumbo.bridge.guarded import GuardedTrainer
 from dumbo.bridge.learning_rates import scale_learning_rates
 from dumbo.bridge.packing import Packing
@@ -294,6 +295,19 @@ class DumboTrainer(GuardedTrainer):
         if self.args.world_size > 1:
             total = self.accelerator.reduce(total)
         return (total[0] / total[1]).item()
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # What callbacks change is clipped after that, so that no update is larger than it was asked to be.
+        return None if listeners(self.callback_handler.callbacks) else super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the step's gradient before clipping, as callbacks leave it; a step that is skipped is none of
+        their business."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        found = listeners(self.callback_handler.callbacks)
+        if not found or self._guard.skips or not torch.isfinite(norm):
+            return norm
+        return change_gradients(self, found, self._job.model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer plugin's, or the one that the arguments name."""

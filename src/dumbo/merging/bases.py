@@ -53,7 +53,7 @@ def open_base(name: str, revision: str | None, adapter: Path, say: Callable[[str
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise _error(f"the base model of '{adapter}', '{name}', is an adapter itself", "merge that one first")
     elif is_hub_name(name):
-        folder = _fetch(name, revision, say)
+        folder = fetch(name, revision, say)
     else:
         again = f"copy it back, or write where it is into base_model_name_or_path in {adapter / 'adapter_config.json'}"
         raise _error(
@@ -62,7 +62,7 @@ def open_base(name: str, revision: str | None, adapter: Path, say: Callable[[str
             again,
         )
     config = _config_of(folder)
-    return Base(name, folder, config, *_tensors_of(folder))
+    return Base(name, folder, config, *tensors_of(folder))
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -84,8 +84,12 @@ def _config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _tensors_of(folder: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Every tensor of the model, from a single file or from the shards of an index."""
+def tensors_of(folder: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Every tensor of the model in `folder`, from a single file or from the shards of an index; and the files' notes.
+
+    Raises:
+        RunError: they are not whole, or there are none.
+    """
     index = folder / INDEX_FILE
     found: dict[str, StoredTensor] = {}
     notes: dict[str, str] = {}
@@ -117,8 +121,12 @@ def _tensors_of(folder: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return found, notes
 
 
-def _fetch(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
-    """The folder in the hub's cache, after a download where it is not there."""
+def fetch(name: str, revision: str | None, say: Callable[[str], None]) -> Path:
+    """The folder of a model in the hub's cache, after a download where it is not there.
+
+    Raises:
+        RunError: the hub says no, or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
     from dumbo.bridge.hub_errors import Repository, explain

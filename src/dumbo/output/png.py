@@ -24,7 +24,7 @@ def write_png(runs: Sequence[RunRecord], labels: Sequence[str], file: Path) -> P
     """Draw training and evaluation loss of `runs` into `file`; None where there is no loss to draw."""
     if not any(name in run.metrics and run.metrics[name].last is not None for run in runs for name in _METRICS):
         return None
-    with _own_settings_folder():
+    with own_settings_folder():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -89,7 +89,7 @@ def _plain(words: str) -> str:
 
 
 @contextmanager
-def _own_settings_folder() -> Iterator[None]:
+def own_settings_folder() -> Iterator[None]:
     """A folder for Matplotlib's font list where the home cannot be written to: it would warn, and search each time."""
     if "MPLCONFIGDIR" in os.environ or all(map(_is_writable, (".config", ".cache"))):
         yield

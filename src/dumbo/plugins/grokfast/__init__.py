@@ -1,0 +1,1 @@
+"""The plugin `grokfast`: amplifies the slow part of the gradient."""

@@ -1,0 +1,1 @@
+"""The plugin `spectrum`: trains the weights with the most signal in them."""
