@@ -26,6 +26,8 @@ class LinearLoss(NamedTuple):
     """Scalar: how many targets have the largest logit."""
     entropy: Tensor | None
     """Scalar in nats: the sum of the entropies of the predicted distributions."""
+    cross_entropy: Tensor | None = None
+    """Scalar in nats: the sum of the cross entropies alone, without weights and other terms."""
 
 
 class LossOptions(NamedTuple):
@@ -44,7 +46,7 @@ class LossOptions(NamedTuple):
     tile_rows: int | None = None
     """Tokens of a tile; by default what takes some tens of MiB."""
     with_metrics: bool = False
-    """Whether `num_correct` and `entropy` are wanted."""
+    """Whether `num_correct`, `entropy` and `cross_entropy` are wanted."""
 
 
 def linear_cross_entropy(
@@ -69,16 +71,23 @@ def linear_cross_entropy(
     return LinearLoss(*_CrossEntropy.apply(*known, *logits.tensors))  # type: ignore[no-untyped-call]
 
 
-def cross_entropy_of(logits_NV: Tensor, targets_N: Tensor, options: LossOptions) -> LinearLoss:  # noqa: N803
+def cross_entropy_of(
+    logits_NV: Tensor,  # noqa: N803
+    targets_N: Tensor,  # noqa: N803
+    options: LossOptions,
+    weights_N: Tensor | None = None,  # noqa: N803
+) -> LinearLoss:
     """As `linear_cross_entropy`, of logits that are there; differentiable as often as PyTorch's functions are."""
     z = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     z_y, lse = z.gather(-1, targets_N[:, None])[:, 0], z.logsumexp(-1)
-    total = _losses(lse, z_y, z.mean(-1) if options.label_smoothing else None, None, options).sum()
+    weights = None if weights_N is None else weights_N.detach().to(z.dtype)
+    total = _losses(lse, z_y, z.mean(-1) if options.label_smoothing else None, weights, options).sum()
     if not options.with_metrics:
         return LinearLoss(total, None, None)
     with torch.no_grad():
         num_correct = (z.argmax(-1) == targets_N).sum().to(z.dtype)
-        return LinearLoss(total, num_correct, (lse - torch.linalg.vecdot(torch.softmax(z, -1), z)).sum())
+        entropy = (lse - torch.linalg.vecdot(torch.softmax(z, -1), z)).sum()
+        return LinearLoss(total, num_correct, entropy, (lse - z_y).sum())
 
 
 def select_log_probabilities(logits: LinearLogits, ids_NK: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -113,13 +122,13 @@ class _CrossEntropy(torch.autograd.Function):
         weights_N: Tensor | None,  # noqa: N803
         is_training: bool,
         *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[5:] if is_training else (False,) * len(tensors)
         sweep = Sweep(logits.replaced(tensors), needs, options.gradient_filter)
         rows = options.tile_rows or tile_rows(sweep.num_tokens, sweep.size, targets_N.device)
         precise = sweep.precision
         total = torch.zeros((), dtype=precise, device=targets_N.device)
-        counts = torch.zeros(2, dtype=precise, device=targets_N.device) if options.with_metrics else None
+        counts = torch.zeros(3, dtype=precise, device=targets_N.device) if options.with_metrics else None
         weights_N = None if weights_N is None else weights_N.detach().to(precise)  # noqa: N806
         in_vocabulary_tiles = sweep.is_narrow and rows < sweep.num_tokens
         sums = []
@@ -133,6 +142,7 @@ class _CrossEntropy(torch.autograd.Function):
             if counts is not None:
                 counts[0] += (z.argmax(-1) == y).sum()
                 counts[1] += (lse - torch.linalg.vecdot(p, z)).sum()
+                counts[2] += (lse - z_y).sum()
             if in_vocabulary_tiles:
                 sums.append(lse)
             elif sweep.needs_gradients:
@@ -143,9 +153,9 @@ class _CrossEntropy(torch.autograd.Function):
             sweep.add_by_vocabulary(lse, _coefficients(lse, targets_N, weights_N, sweep.size, options), rows)
         ctx.sums = sweep.sums()
         if counts is None:
-            return total, None, None
+            return total, None, None, None
         ctx.mark_non_differentiable(counts)
-        return total, counts[0], counts[1]
+        return total, *counts.unbind()
 
     @staticmethod
     @once_differentiable
