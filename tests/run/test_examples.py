@@ -23,6 +23,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
     rows = builders.write_rows(tmp_path / "alpaca.jsonl", builders.alpaca_rows(60))
     here = {
         "quickstart": [],
+        "diffusion": [],
         "lora": [],
         "qlora": [],
         "first_run": [f"model.base_model={model_folder}"],
@@ -66,6 +67,14 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
+
+
+def test_the_diffusion_example_takes_its_first_steps_and_writes(run_example, capsys):
+    few = ["evaluation.exact_match.max_rows=8", "evaluation.samples.count=1", "trainer.arguments.eval_on_start=false"]
+    folder = run_example("diffusion", *SHORT, "trainer.arguments.physical_batch_size=8", *few)
+    assert len(losses_of(folder, "train/accuracy")) == 2 and samples_of(folder)
+    assert main(["generate", str(folder), "--max-new-tokens", "4", "sort c b a", ":mask 0.5 sort c b a = a b c"]) == 0
+    assert "Masked (" in capsys.readouterr().err
 
 
 def test_the_quickstart_s_data_is_what_its_script_writes(tmp_path):
