@@ -19,7 +19,7 @@ ANSWERS = {
     "trainer.diffusion": {"end_padding": 4},
     "plugins": PLUGINS,
 }
-LEARNING = ANSWERS | {"trainer.arguments.max_steps": 60, "trainer.arguments.learning_rate": 2e-2}
+LEARNING = ANSWERS | {"trainer.arguments.max_steps": 120, "trainer.arguments.learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")

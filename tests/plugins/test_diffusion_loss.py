@@ -71,7 +71,7 @@ def test_the_weighted_loss_has_the_mean_of_the_whole(options):
     maskable = 1 - 32 / float(total)
     loss, batch = diffusion_loss(tokenizer, eps=0.05, **options), padded(rows, tokenizer)
     torch.manual_seed(0)
-    values = torch.stack([loss(model, batch, total).detach() for _ in range(60)])
+    values = torch.stack([loss(model, batch, total).detach() for _ in range(40)])
     error = 4 * float(values.std()) / math.sqrt(len(values))
     assert abs(float(values.mean()) - math.log(len(tokenizer)) * maskable) < error < 0.4
 
@@ -116,7 +116,7 @@ def test_loss_and_gradients_are_those_of_the_formula(shift, worthwhile):
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
     counts = dict(zip(COUNTED, loss.counts.tolist(), strict=True))
     assert counts["masked"] == int(noise.masked_BT.sum())
-    assert counts["cross_entropy"] == pytest.approx(float((each * noise.masked_BT).sum()), rel=1e-5)
+    assert counts["cross_entropy"] == pytest.approx(float((each * noise.masked_BT).sum().detach()), rel=1e-5)
     assert counts["correct"] == int(((logits.argmax(-1) == batch["input_ids"]) & noise.masked_BT).sum())
 
 
@@ -238,7 +238,7 @@ def test_every_backend_sees_both_sides(kind, attention):
     ("kind", "shape", "expected"),
     [
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "its layers of the kinds conv read from left to right"),
-        ("mamba", {}, "carries a state from left to right"),
+        ("mamba", {}, "(linear_attention read|carries a state) from left to right"),
         ("llama4_text", {"layer_types": ["chunked_attention", "full_attention"]}, "of the kinds chunked_attention"),
     ],
 )

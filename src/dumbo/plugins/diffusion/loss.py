@@ -44,9 +44,9 @@ def describe(options: DiffusionOptions, schedule: MaskSchedule, token: str, numb
     """A line that says what is masked how often, and what the loss is."""
     low, high = max(schedule.low, schedule.eps), max(schedule.high, schedule.eps)
     is_bound = options.importance_weighting and schedule.low <= schedule.eps and schedule.high == 1
-    what = "a bound on the negative log-likelihood" if is_bound else "of masked tokens, and no bound on a likelihood"
+    what = "a bound on the negative log-likelihood" if is_bound else "that of masked tokens, no bound on a likelihood"
     shares = f"{low:g} to {high:g} of a row, {schedule.mean:.2f} on average ({schedule.kind})"
-    return f"diffusion: '{token}' ({number}) masks {shares}; the loss is {what}, and evaluation has noise of its own"
+    return f"diffusion: '{token}' ({number}) masks {shares}; the loss is {what}; every evaluation has the same noise"
 
 
 class DiffusionLoss(TokenLoss):
@@ -81,10 +81,10 @@ class DiffusionLoss(TokenLoss):
             found = linear_cross_entropy(linear.rows(places), targets, self._options, weights)
         else:
             found = cross_entropy_of(values_of(logits)[places], targets, self._options, weights)
-        self._count(batch, noise, weights, found)
+        self._tally(batch, noise, weights, found)
         return found.total / num_items
 
-    def _count(self, batch: Batch, noise: Noise, weights: Tensor, found: LinearLoss) -> None:
+    def _tally(self, batch: Batch, noise: Noise, weights: Tensor, found: LinearLoss) -> None:
         mask, labels = batch.get("attention_mask"), batch["labels"]
         positions = labels.numel() if mask is None else mask.sum()
         numbers = (positions, (labels[:, 1:] != IGNORED).sum(), len(noise.p_D), noise.p_D.sum(), len(weights))
