@@ -36,6 +36,10 @@ Loss = Callable[["Module", Batch, "Tensor"], "Tensor"]
 supervised tokens in the whole global batch, so that no split into micro-batches or ranks changes the result. The
 auxiliary loss of a model's experts is not its business: the trainer adds it."""
 
+TokenWeights = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(logits [tokens, vocabulary], log-probability of each target [tokens]) -> how much each token counts, [tokens]; for
+some of the trained tokens at a time. Both are in at least float32, and not to be changed; nothing is differentiated."""
+
 Evaluator = Callable[[], Mapping[str, float]]
 """Measures the model as it is: name -> number, equal on all ranks; `{"exact_match": 0.9}` becomes
 `eval/exact_match`."""

@@ -28,6 +28,7 @@ from dumbo.plugin_loader import (
     StatePlugin,
     TokenizerLoaderPlugin,
     TokenizerPatcherPlugin,
+    TokenWeightPlugin,
     TrainerPlugin,
     TrainFormatPlugin,
 )
@@ -66,6 +67,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(
         LossPlugin, "build_loss", "a function", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)
     ),
+    Interface(TokenWeightPlugin, "build_token_weights", "a function", Claim.AT_MOST_ONE),
     Interface(GeneratorPlugin, "build_generator", "a TextGenerator", Claim.AT_MOST_ONE),
     Interface(CollatorPlugin, "build_collator", "a function from rows to a batch", Claim.AT_MOST_ONE),
     Interface(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.records import DataFormat, Row, TrainFormat
     from dumbo.inference.generate import TextGenerator, Writer
-    from dumbo.job import Artifact, Collator, Evaluator, Job, Loss, Trainer
+    from dumbo.job import Artifact, Collator, Evaluator, Job, Loss, TokenWeights, Trainer
 
 
 class BasePlugin:
@@ -176,8 +176,19 @@ class CollatorPlugin(BasePlugin):
 class LossPlugin(BasePlugin):
     """Computes the loss. At most one."""
 
+    columns: ClassVar[frozenset[str]] = frozenset()
+    """The columns beside tokens that it reads of a batch (`Example.columns`)."""
+
     def build_loss(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Loss:
         """Return a function from model, batch and number of supervised tokens to a scalar (see `dumbo.job.Loss`)."""
+        raise NotImplementedError
+
+
+class TokenWeightPlugin(BasePlugin):
+    """Says how much each token counts in the training, by what the model predicts for it. At most one."""
+
+    def build_token_weights(self, config: RunConfig) -> TokenWeights:
+        """Return a function from logits and log-probabilities of targets to weights (`dumbo.job.TokenWeights`)."""
         raise NotImplementedError
 
 

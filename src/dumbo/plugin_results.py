@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.columns import column_fault
 from dumbo.errors import DataError, PluginError, RunError
 from dumbo.metrics import MetricsCollector
 from dumbo.plugin_checks import parameters_of, takes
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from dumbo.data.records import Example
-    from dumbo.job import Batch, Collator, Evaluator, Loss
+    from dumbo.job import Batch, Collator, Evaluator, Loss, TokenWeights
 
-_FUNCTIONS = frozenset({"build_loss", "build_collator", "build_data_format", "build_train_format", "build_evaluator"})
+_FUNCTIONS = frozenset(
+    {"build_loss", "build_token_weights", "build_collator", "build_data_format", "build_train_format"}
+    | {"build_evaluator"}
+)
 _TOKENS = ("input_ids", "attention_mask", "labels")
 """What of a batch has a value for each token."""
 _METHODS = (
@@ -131,6 +135,29 @@ def checked_loss(name: str, loss: Loss) -> Loss:
     return call
 
 
+def checked_token_weights(name: str, weigh: TokenWeights) -> TokenWeights:
+    """The weights of tokens of plugin `name`, with what it returns checked at each call.
+
+    Raises:
+        PluginError: it does not take two arguments.
+    """
+    if not takes(weigh, 2):
+        message = f"what weighs tokens takes {parameters_of(weigh)}, must take (logits, log_probabilities)"
+        raise PluginError(f"plugin '{name}': {message}")
+
+    def call(logits: Tensor, log_probabilities: Tensor) -> Tensor:
+        import torch
+
+        result: Any = weigh(logits, log_probabilities)
+        if not isinstance(result, torch.Tensor) or result.shape != log_probabilities.shape:
+            what = f"the shape {list(result.shape)}" if isinstance(result, torch.Tensor) else shown(result)
+            message = f"its weights of tokens are {what}; there must be one for each of {len(log_probabilities)} tokens"
+            raise PluginError(f"plugin '{name}': {message}")
+        return result
+
+    return call
+
+
 def checked_collator(name: str, collate: Collator, has_loss: bool) -> Collator:
     """The collator of plugin `name`, with each batch checked; `has_loss` where a plugin's own loss reads them.
 
@@ -230,7 +257,7 @@ def example_fault(example: Example, num_embeddings: int | None) -> str:
             return f"the token id {highest}; the model has embeddings for 0 to {num_embeddings - 1}"
     except TypeError:
         return "token ids or labels that are no list of whole numbers"
-    return ""
+    return column_fault(example) if example.columns else ""
 
 
 def packed_are_sound(results: Sequence[Example | DataError], num_embeddings: int | None) -> bool:
@@ -238,7 +265,10 @@ def packed_are_sound(results: Sequence[Example | DataError], num_embeddings: int
     once for all, which takes a tenth of the time."""
     import numpy as np
 
-    numbers = [(result.input_ids, result.labels) for result in results if not isinstance(result, DataError)]
+    examples = [result for result in results if not isinstance(result, DataError)]
+    numbers = [(example.input_ids, example.labels) for example in examples]
+    if any(example.columns for example in examples):
+        return False
     if not numbers or not all(isinstance(n, array) and n.typecode == "i" for pair in numbers for n in pair):
         return False
     if not all(len(ids) == len(labels) > 0 for ids, labels in numbers):

@@ -31,7 +31,7 @@ from dumbo.plugin_loader import (
     Services,
     StatePlugin,
 )
-from dumbo.plugin_results import checked_collator, checked_evaluator, checked_loss, merge_load_options
+from dumbo.plugin_results import checked_collator, checked_evaluator, merge_load_options
 from dumbo.run_folder import MetricsFile, discard_folder, remove_if_empty, resolved_tree, write_run_file
 from dumbo.run_lock import RunLock
 from dumbo.summary import Summary, installed_versions
@@ -219,10 +219,10 @@ class OpenRun:
         return self._generator
 
     def build_loss(self, tokenizer: PreTrainedTokenizerBase) -> Loss | None:
-        """The loss of the plugin in that seat, which is blamed for what its loss returns."""
-        plugins = self.configured.plugins
-        loss = plugins.call_seat(LossPlugin, self.configured.config, tokenizer)
-        return loss and checked_loss(plugins.names(LossPlugin)[0], loss)
+        """The loss that plugins want; None where none of them wants another one than every run has."""
+        from dumbo.bridge.loss_seat import build_loss
+
+        return build_loss(self.configured, tokenizer, self.console.say)
 
     def build_collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
         """What the plugin in that seat makes batches with; it is blamed for what is wrong with them.

@@ -135,7 +135,7 @@ SCENARIOS = {
     "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
     "without logits": (
         {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
-        ("cut_cross_entropy",),
+        ("cut_cross_entropy", "eaft"),
         "SIGTERM",
         8,
     ),

@@ -205,6 +205,7 @@ DOES = {
     "count_passes.py": lambda out, run: re.search(r"^[1-9]\d* forward passes$", out, re.MULTILINE),
     "pad_to_eight.py": lambda out, run: "trained 2 steps" in out,
     "z_loss.py": lambda out, run: losses(run) != plain_losses(run),
+    "focal.py": lambda out, run: losses(run)[0] < plain_losses(run)[0],
     "plain_sgd.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "slow_start.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "triangle.py": lambda out, run: "lr 0.000667" in out,

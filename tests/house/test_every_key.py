@@ -197,6 +197,11 @@ RUNS = MappingProxyType(
         "trainer.data.streaming": ({"trainer.data.sequence_length": 256}, True),
         "trainer.data.shuffle_buffer": (STREAMED, 3),
         "datasets.weight": ({}, 0.5),
+        "datasets.loss_weight": ({"datasets.1": SECOND, "trainer.arguments.batch_size": 64}, 0.5),
+        "datasets.loss_weight_field": ({"trainer.arguments.batch_size": 64}, "worth"),
+        "trainer.eaft.alpha": ({"plugins": [*SHIPPED, "eaft"]}, 3.0),
+        "trainer.eaft.top_k": ({"plugins": [*SHIPPED, "eaft"]}, 3),
+        "trainer.dft.alpha": ({"plugins": [*SHIPPED, "dft"]}, 0.5),
         "trainer.data.group_by_length": ({}, True),
         "trainer.faults.bad_steps": (DIVERGING, 2),
         "model.base_model": ({}, "model-2"),
@@ -465,7 +470,7 @@ def folder(tmp_path_factory, model_folder):
         more = {"messages": turns, "turns": [*turns, *turns]}
         brief, thought = {"role": "system", "content": "Be short."}, f"<think>Hm.</think>{row['output']}"
         briefed = [brief, turns[0], {"role": "assistant", "content": thought, "name": "Ada"}]
-        rows.append(row | more | {"briefed": briefed, "nothing": ""})
+        rows.append(row | more | {"briefed": briefed, "nothing": "", "worth": len(rows) % 3})
     builders.write_rows(folder / "rows.jsonl", rows)
     tools = {"tools": [{"name": "a"}], "helpers": [{"name": "bc"}]}
     builders.write_rows(folder / "tools.jsonl", [row | tools for row in rows])

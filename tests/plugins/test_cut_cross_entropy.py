@@ -8,7 +8,6 @@ import torch
 from dumbo.bridge.token_loss import TokenLoss
 from dumbo.cli.main import main
 from dumbo.kernels.linear_cross_entropy import LossOptions
-from dumbo.plugins.cut_cross_entropy.token_metrics import LogTokenMetrics
 from tests import builders
 from tests.faults.test_out_of_memory import TIGHT
 from tests.numerics.training import build_trainer, random_rows, tiny_llama
@@ -104,7 +103,6 @@ def test_metrics_of_tokens_are_means_over_the_logged_steps(tmp_path, worthwhile)
     loss = TokenLoss(LossOptions(with_metrics=True, tile_rows=7), print, worthwhile_bytes=worthwhile)
     shape = {"batch_size": 6, "physical_batch_size": 2, "max_steps": 4, "logging_steps": 2, "learning_rate": 0.0}
     trained = build_trainer(tmp_path, model, rows, random_rows(5, seed=3), loss, **shape)
-    trained.trainer.add_callback(LogTokenMetrics(loss))
     batches = list(trained.trainer.get_train_dataloader())
     trained.trainer.train_to_end()
     groups = [batches[:3], batches[3:6], batches[6:12]]  # the first step is logged for itself; three passes to each

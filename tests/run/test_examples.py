@@ -26,6 +26,8 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "diffusion": [],
         "lora": [],
         "qlora": [],
+        "eaft": [],
+        "dft": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
             f"model.base_model={model_folder}",
@@ -64,6 +66,8 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
     one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
     run_example("qlora", f"model.base_model={first / 'model'}", few, *one, output="qlora")
+    for name in ("eaft", "dft"):
+        run_example(name, f"model.base_model={first / 'model'}", few, *one, output=name)
     folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
@@ -116,6 +120,10 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
     folder = run_example("qlora", f"model.base_model={first / 'model'}", output="qlora")
     assert losses_of(folder, "eval/exact_match")[-1] > 0.9
+    for name in ("eaft", "dft"):
+        folder = run_example(name, f"model.base_model={first / 'model'}", output=name)
+        right = losses_of(folder, "eval/exact_match")
+        assert right[0] < 0.1 < right[-1]
     folder = run_example("lora", f"model.base_model={first / 'model'}", output="lora")
     right = losses_of(folder, "eval/exact_match")
     assert right[0] < 0.1 and right[-1] > 0.9

@@ -48,6 +48,15 @@ class DoubledLossPlugin(BasePlugin):
             return 2 * next_token_cross_entropy(logits, batch["labels"]) / num_items
         return loss
 
+class HalfTokensPlugin(BasePlugin):
+    def build_token_weights(self, config):
+        import torch
+        return lambda logits, log_probabilities: torch.full_like(log_probabilities, 0.5)
+
+class ShortWeightsPlugin(BasePlugin):
+    def build_token_weights(self, config):
+        return lambda logits, log_probabilities: log_probabilities[1:]
+
 class FirstTokensPlugin(BasePlugin):
     def build_collator(self, config, tokenizer):
         from dumbo.data.collate import PaddingCollator
@@ -205,6 +214,25 @@ def test_a_loss_is_that_of_the_evaluation_too(run_with):
     folder = run_with("DoubledLossPlugin", trainer__data__val_set_size=4)
     (loss,) = losses_of(folder, "eval/loss")
     assert loss == pytest.approx(2 * math.log(512), rel=0.05)
+
+
+def test_weights_of_tokens(run_with, plain):
+    folder = run_with("HalfTokensPlugin")
+    assert losses_of(folder)[0] == pytest.approx(losses_of(plain)[0] / 2, rel=1e-6)
+    assert losses_of(folder, "train/token_weight") == pytest.approx([0.5] * len(losses_of(folder)))
+
+
+def test_what_weighs_tokens_is_checked(run_with, capsys):
+    with pytest.raises(AssertionError):
+        run_with("ShortWeightsPlugin")
+    said = capsys.readouterr().err
+    assert "plugin 'short_weights': its weights of tokens are the shape [" in said and "one for each of" in said
+
+
+def test_a_loss_of_its_own_takes_no_weights_of_tokens(run_with, capsys):
+    with pytest.raises(AssertionError):
+        run_with("HalfTokensPlugin", plugins=[*SHIPPED, "./own.py:DoubledLossPlugin", "./own.py:HalfTokensPlugin"])
+    assert "the loss of 'doubled_loss' takes no such weights" in capsys.readouterr().err
 
 
 def test_a_collator(run_with, plain):
@@ -563,6 +591,7 @@ SHOWN = {
     hooks.EvaluatorPlugin: test_an_evaluator,
     hooks.CallbackPlugin: test_callbacks,
     hooks.StatePlugin: test_a_state,
+    hooks.TokenWeightPlugin: test_weights_of_tokens,
     hooks.LoggingPlugin: test_a_metrics_collector,
     hooks.OutputPlugin: test_outputs,
     hooks.CommandPlugin: test_a_command,

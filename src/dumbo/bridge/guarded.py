@@ -28,7 +28,7 @@ from dumbo.data.records import Origin
 from dumbo.disk import warn_of_little_space
 from dumbo.errors import OutOfMemory, RunError, TrainingStopped
 from dumbo.job import Job
-from dumbo.losses.token import count_supervised
+from dumbo.losses.token import sum_of_weights
 from dumbo.watchdog import Watchdog
 
 _MEMORY = (RuntimeError, MemoryError)
@@ -342,7 +342,7 @@ class GuardedTrainer(ResumableTrainer):
         return write_rows(file, rows) if self.args.process_index == 0 else f"its rows are in {file}"
 
     def _row_loss(self, batch: Mapping[str, Any]) -> float:
-        count = count_supervised(batch["labels"]).clamp(min=1)
+        count = sum_of_weights(batch).clamp(min=1e-6)
         self.current_gradient_accumulation_steps = 1
         with self.compute_loss_context_manager():
             inputs = self._prepare_inputs(dict(batch))

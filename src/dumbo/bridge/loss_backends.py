@@ -20,7 +20,8 @@ def liger_cross_entropy(
     logits: LinearLogits,
     targets_N: Tensor,
     options: LossOptions,
-    use_token_scaling: bool = False,  # noqa: N803
+    weights_N: Tensor | None = None,  # noqa: N803
+    use_token_scaling: bool = False,
 ) -> LinearLoss:
     """As `linear_cross_entropy`, in the kernels of `liger_kernel`.
 
@@ -35,6 +36,7 @@ def liger_cross_entropy(
     _refuse(options.z_loss, "Liger's kernel", "z_loss")
     _refuse(options.gradient_filter, "Liger's kernel", "gradient_filter")
     _refuse(options.with_metrics, "Liger's kernel", "token_metrics")
+    _refuse_weights("Liger's kernel", options, weights_N)
     if not len(targets_N):
         return LinearLoss(hidden.float().sum() + weight.float().sum() * 0, None, None)
     if torch.is_grad_enabled() and weight.requires_grad and not hidden.requires_grad:
@@ -57,7 +59,8 @@ def apple_cross_entropy(
     logits: LinearLogits,
     targets_N: Tensor,
     options: LossOptions,
-    **more: Any,  # noqa: N803
+    weights_N: Tensor | None = None,  # noqa: N803
+    **more: Any,
 ) -> LinearLoss:
     """As `linear_cross_entropy`, in the kernels of `cut_cross_entropy` (arXiv 2411.09009), which skip parts of the
     softmax that 16 bits would round to nothing. `more` goes to its function.
@@ -74,6 +77,7 @@ def apple_cross_entropy(
     _refuse(options.label_smoothing, "Apple's kernel", "label_smoothing_factor")
     _refuse(options.z_loss, "Apple's kernel", "z_loss")
     _refuse(options.with_metrics, "Apple's kernel", "token_metrics")
+    _refuse_weights("Apple's kernel", options, weights_N)
     if not len(targets_N):
         return LinearLoss(hidden.float().sum() + weight.float().sum() * 0, None, None)
     if options.gradient_filter:
@@ -98,6 +102,13 @@ def _parts(logits: LinearLogits, who: str) -> tuple[Tensor, Tensor, Tensor | Non
     if logits.dtype is not None:
         hidden, weight = hidden.to(logits.dtype), weight.to(logits.dtype)
     return hidden * scale if scale != 1.0 else hidden, weight, logits.bias, cap
+
+
+def _refuse_weights(who: str, options: LossOptions, weights: Tensor | None) -> None:
+    if options.weigh is not None:
+        raise UnfitError(f"{who} cannot weigh tokens by what is predicted for them")
+    if weights is not None:
+        raise UnfitError(f"{who} knows no weights of rows")
 
 
 def _refuse(value: Any, who: str, name: str) -> None:

@@ -10,22 +10,29 @@ from torch import Tensor, nn
 
 from dumbo.bridge.head import HeadError, head_shape, keep_eager, leaving_logits
 from dumbo.bridge.lazy_logits import LazyLogits
-from dumbo.data.records import IGNORED
+from dumbo.data.records import IGNORED, WEIGHTS
 from dumbo.errors import RunError
 from dumbo.job import Batch
-from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, cross_entropy_of, linear_cross_entropy
+from dumbo.kernels.linear_cross_entropy import (
+    LinearLoss,
+    LossOptions,
+    TokenWeights,
+    cross_entropy_of,
+    linear_cross_entropy,
+)
 from dumbo.kernels.linear_logits import LinearLogits, tile_rows
-from dumbo.losses.token import next_targets, next_token_cross_entropy
+from dumbo.losses.token import next_targets, next_token_cross_entropy, next_weights
 
 WORTHWHILE_BYTES = 2 << 20
 """Logits of a forward pass, in float32, that are worth doing without: more take longer, too (benchmarks/loss.py)."""
 
-Compute = Callable[[LinearLogits, Tensor, LossOptions], LinearLoss]
-"""What makes the loss of logits that were left to it, and of targets."""
+Compute = Callable[[LinearLogits, Tensor, LossOptions, Tensor | None], LinearLoss]
+"""What makes the loss of logits that were left to it, of targets, and of weights where tokens have some."""
 
 
 class TokenLoss:
-    """(model, batch, num_items) -> the sum over the batch's supervised tokens divided by `num_items`.
+    """(model, batch, num_items) -> the sum over the batch's supervised tokens divided by `num_items`, each times its
+    weight where the batch has `weights`.
 
     Smoothing and other terms belong to training; without gradients they are left out, so that evaluations compare.
     """
@@ -43,8 +50,27 @@ class TokenLoss:
         self._has_said: set[str] = set()
         self._size: int | HeadError | None = None
         self.counts: Tensor | None = None
-        """With metrics: right predictions, entropies in nats, and tokens, each summed over what was trained."""
+        """Right predictions, entropies in nats, weights by what was predicted, and tokens, each summed over what was
+        trained since they were last taken; None where none of the first three is wanted."""
         self._counts_before: Tensor | None = None
+
+    def weigh(self, weigh: TokenWeights) -> None:
+        """From now on multiply the cross entropy of each token by what `weigh` says of it, in training."""
+        self._options = self._options._replace(weigh=weigh)
+
+    def take_means(self, device: torch.device, world_size: int) -> dict[str, float]:
+        """By name, what was counted for each token on all ranks; to be called on all of them. It begins anew."""
+        if not self._options.with_metrics and self._options.weigh is None:
+            return {}
+        counts, self.counts = self.counts, None
+        counts = torch.zeros(4, dtype=torch.float64, device=device) if counts is None else counts.to(device)
+        if world_size > 1:
+            torch.distributed.all_reduce(counts)
+        right, entropy, weight, tokens = counts.tolist()
+        if not tokens:
+            return {}
+        metrics = {"token_accuracy": right / tokens, "entropy": entropy / tokens} if self._options.with_metrics else {}
+        return metrics if self._options.weigh is None else {**metrics, "token_weight": weight / tokens}
 
     def begin_step(self) -> None:
         """What is counted from here on belongs to a step that may be made again."""
@@ -61,19 +87,26 @@ class TokenLoss:
         targets = next_targets(batch["labels"])
         kept = targets != IGNORED
         options = self._options if torch.is_grad_enabled() else LossOptions(tile_rows=self._options.tile_rows)
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", WEIGHTS)}
+        weights = next_weights(batch[WEIGHTS])[kept] if WEIGHTS in batch else None
         logits = self._logits(model, inputs, targets.numel())
         linear = self._unmade(logits, options)
         if linear is not None:
-            found = self._compute(linear.rows(kept), targets[kept], options)
-        elif options.z_loss or options.with_metrics:
-            found = cross_entropy_of(values_of(logits)[kept], targets[kept], options)
+            found = self._compute(linear.rows(kept), targets[kept], options, weights)
+        elif options.z_loss or options.with_metrics or options.weigh is not None or weights is not None:
+            found = cross_entropy_of(values_of(logits)[kept], targets[kept], options, weights)
         else:
             return next_token_cross_entropy(values_of(logits), batch["labels"], options.label_smoothing) / num_items
-        if found.num_correct is not None and found.entropy is not None:
-            counts = torch.stack([found.num_correct, found.entropy, kept.sum()]).detach().double()
-            self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
+        self._count(found, kept.sum())
         return found.total / num_items
+
+    def _count(self, found: LinearLoss, tokens: Tensor) -> None:
+        if found.num_correct is None and found.weight is None:
+            return
+        known = [0 if value is None else value for value in found[1:4]]
+        counts = torch.stack([torch.as_tensor(value, device=tokens.device) for value in (*known, tokens)])
+        counts = counts.detach().double()
+        self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
 
     def _logits(self, model: Any, inputs: Batch, positions: int) -> Tensor:
         """What the model returns, left out where that is worthwhile and can be."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,12 +25,13 @@ from dumbo.bridge.stream_loader import StreamLoader
 from dumbo.bridge.token_loss import TokenLoss
 from dumbo.data.dataset import RowIndex, TokenDataset
 from dumbo.data.plan import BatchPlan, plan_run
+from dumbo.data.records import WEIGHTS
 from dumbo.data.sequences import single_rows
 from dumbo.data.streaming import Stream
 from dumbo.errors import DumboError, Interrupted, PluginError, TrainingStopped
 from dumbo.job import Batch, Job, Loss, TrainResult
 from dumbo.kernels.linear_cross_entropy import LossOptions
-from dumbo.losses.token import count_supervised
+from dumbo.losses.token import sum_of_weights
 from dumbo.metrics import logged_path
 
 
@@ -206,20 +207,22 @@ class DumboTrainer(GuardedTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks."""
+        """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks, or the sum
+        of their weights where they have some."""
         self._begin_step()
         if isinstance(self._loss, TokenLoss):
             self._loss.begin_step()
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
-            counts[0] += count_supervised(batch["labels"])
+            counts[0] += sum_of_weights(batch)
             counts[1] += batch["attention_mask"].sum() if "attention_mask" in batch else batch["labels"].numel()
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts.to(device))
         self.tokens_seen += int(counts[1])
         self._take_batches(batches)
-        return batches, counts[0].clamp(min=1).to(device)
+        items = counts[0].float() if any(WEIGHTS in batch for batch in batches) else counts[0].long()
+        return batches, items.where(items > 0, 1).to(device)
 
     def _forget_passes(self) -> None:
         if isinstance(self._loss, TokenLoss):
@@ -253,7 +256,8 @@ class DumboTrainer(GuardedTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean loss over all supervised tokens of the held-out rows, each counted once, on any number of ranks."""
+        """Mean loss over all supervised tokens of the held-out rows, each counted once, or by its weight, on any number
+        of ranks."""
         began = time.monotonic()
         dataset: Any = self._job.eval_dataset if eval_dataset is None else eval_dataset
         unpacked = self.packing.switched_off() if self.packing else contextlib.nullcontext()
@@ -284,7 +288,7 @@ class DumboTrainer(GuardedTrainer):
                 self.evaluated = batch
                 batch = self._prepare_inputs(batch)
                 total[0] += self._sum_over_tokens(model, batch, one)
-                total[1] += count_supervised(batch["labels"])
+                total[1] += sum_of_weights(batch)
         model.train()
         self.evaluated = None
         if self.args.world_size > 1:
@@ -302,6 +306,17 @@ class DumboTrainer(GuardedTrainer):
             scale_learning_rates(optimizer, chosen, self._job.learning_rate_factors)
         return optimizer
 
+    def logging_state(self) -> dict[str, Any]:
+        """With what the loss has counted since the last log."""
+        counts = self._loss.counts if isinstance(self._loss, TokenLoss) else None
+        return {**super().logging_state(), "token_counts": counts}
+
+    def restore_logging(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        if isinstance(self._loss, TokenLoss):
+            self._loss.counts = state.get("token_counts")
+        super().restore_logging(state)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -313,6 +328,8 @@ class DumboTrainer(GuardedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand Transformers' metrics on under dumbo's paths."""
+        if isinstance(self._loss, TokenLoss) and "loss" in logs:
+            logs |= self._loss.take_means(self.args.device, self.args.world_size)
         super().log(logs, start_time)
         metrics = dict(_renamed(logs))
         if self._job.stream is not None:

@@ -156,7 +156,8 @@ def _packed(result: Example | DataError) -> Example | DataError:
     """The example with its numbers in arrays."""
     if isinstance(result, DataError) or isinstance(result.input_ids, array):
         return result
-    return Example(array("i", result.input_ids), array("i", result.labels), result.origin, result.counts)
+    packed = (array("i", result.input_ids), array("i", result.labels))
+    return Example(*packed, result.origin, result.counts, result.columns)
 
 
 def _sums(values: NDArray[np.bool_], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ def data_problems(config: RunConfig) -> Iterator[Problem]:
         if entry.held_out and "weight" in entry.model_fields_set:
             hint = "all of its rows are evaluated on, once each; remove one of the two"
             yield Problem("has no effect on a source that is held out", ("datasets", index, "weight"), hints=(hint,))
+        yield from _loss_weight_problems(config, index)
         if data.mix == "passes" and entry.weight > _MOST_PASSES:
             hint = f"write at most {_MOST_PASSES:,}, and trainer.arguments.num_train_epochs for more"
             yield Problem("is too many passes for one epoch", ("datasets", index, "weight"), hints=(hint,))
@@ -101,3 +102,18 @@ def _streaming_problems(config: RunConfig) -> Iterator[Problem]:
     if len(trained) == 1 and "weight" in config.datasets[trained[0]].model_fields_set:
         hint = "there is one source to train on, and max_steps says how much of it; remove it"
         yield Problem("has no effect with streaming", ("datasets", trained[0], "weight"), hints=(hint,))
+
+
+def _loss_weight_problems(config: RunConfig, index: int) -> Iterator[Problem]:
+    """Weights that would have no effect, and those of a stream."""
+    entry = config.datasets[index]
+    beside = [other for other in config.datasets if other.held_out == entry.held_out]
+    if "loss_weight" in entry.model_fields_set and len(beside) == 1:
+        side = "held out" if entry.held_out else "trained on"
+        hint = "it says how much a source counts beside others; loss_weight_field names a column with weights of rows"
+        message = f"has no effect: no other source is {side}"
+        yield Problem(message, ("datasets", index, "loss_weight"), hints=(hint,))
+    if config.trainer.data.streaming and not entry.held_out:
+        for name in {"loss_weight", "loss_weight_field"} & entry.model_fields_set:
+            hint = "a stream passes on tokens alone; remove one of the two"
+            yield Problem("is not possible with streaming", ("datasets", index, name), hints=(hint,))

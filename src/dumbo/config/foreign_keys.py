@@ -313,6 +313,9 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("TL", "use_liger_kernel use_liger enable_liger_kernel", "write liger under plugins"),
     ("L", "use_unsloth", "write liger under plugins for fused kernels"),
     ("L", "stage pref_beta pref_loss", _ONE_METHOD),
+    ("AL", "use_eaft use_eaft_loss eaft_alpha", "write trainer.eaft.alpha, and eaft under plugins"),
+    ("A", "eaft_k", "write trainer.eaft.top_k, and eaft under plugins"),
+    ("L", "use_dft_loss", "write dft under plugins"),
     ("A", "strict", "remove it; unknown keys are always errors"),
 )
 """Keys that have one answer: the first letters of the tools that have them (`T` is Transformers too), their last

@@ -9,6 +9,8 @@ from pydantic import Field, Strict
 from dumbo.config.arguments import TrainerArguments
 from dumbo.config.checkpoint_section import CheckpointSection
 from dumbo.config.data_section import DataSection
+from dumbo.config.dataset_entry import DatasetEntry as DatasetEntry
+from dumbo.config.dataset_entry import FormatOptions as FormatOptions
 from dumbo.config.faults_section import FaultsSection
 from dumbo.config.section import Section
 from dumbo.config.section import Words as Words  # a public name of this module, too
@@ -46,34 +48,6 @@ class ModelSection(Section):
     and leave all others as they are; by default all are trained."""
     tokenizer: TokenizerSection = Field(default_factory=TokenizerSection)
     """The tokenizer."""
-
-
-class FormatOptions(Section):
-    """Options of a data format or train format; plugins subclass it once per type name."""
-
-    type: str
-    """Name of the format."""
-
-    @property
-    def needs_chat_template(self) -> bool:
-        """Whether the tokenizer must have a chat template; asked before anything is loaded."""
-        return False
-
-
-class DatasetEntry(Section):
-    """A source of rows and what becomes of them. The reader's own options stand beside these keys."""
-
-    type: str
-    """Reader: where rows come from."""
-    data_format: FormatOptions
-    """What a row is: a name, or `{type: name, ...options}`."""
-    train_format: FormatOptions
-    """How a record becomes tokens and labels: a name, or `{type: name, ...options}`."""
-    held_out: bool = False
-    """Evaluate on all rows of this source, and train on none of them."""
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """How much an epoch has of this source, by `trainer.data.mix`: by default, how often it goes through it. 0.5 is
-    half of the rows, the others in the next epoch; 2 is each row twice."""
 
 
 class TrainerSection(Section):

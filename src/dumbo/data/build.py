@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ from dumbo.data.dataset import TokenDataset
 from dumbo.data.encoded import EncodedRows, RowOrigins
 from dumbo.data.holding_out import choose_held_out, first_of_each
 from dumbo.data.lengths import fit_lengths
+from dumbo.data.loss_weights import weigh_source
 from dumbo.data.mixing import Mixture, mix
-from dumbo.data.records import Origin
+from dumbo.data.records import WEIGHTS, Origin
 from dumbo.data.sequences import JoinedRows, PackedRows, Sequences, SingleRows
 from dumbo.data.source_table import add_shares, print_sources, source_row
 from dumbo.data.sources import Source
 from dumbo.errors import RunError
-from dumbo.plugin_loader import DatasetPlugin
+from dumbo.plugin_loader import DatasetPlugin, LossPlugin
 
 if TYPE_CHECKING:
     from dumbo.config.schema import RunConfig
@@ -76,7 +77,7 @@ def build_datasets(
         fitted = fit_lengths(rows, is_kept, limit, policy, exempt)
         # Held out are whole rows: the pieces of a long one are never on both sides.
         theirs = is_held[fitted.origin]
-        dataset = fitted.dataset.of_source(number)
+        dataset = weigh_source(fitted.dataset, source.entry.loss_weight).of_source(number)
         train.append(dataset.select((~theirs).nonzero()[0]))
         evaluation.append(dataset.select(theirs.nonzero()[0]))
         table.append(source_row(source, rows, is_kept, fitted, int(theirs.sum())))
@@ -90,7 +91,9 @@ def build_datasets(
     table = add_shares(table, train_set, mixture, config)
     print_sources(table, limit, sources, console)
     sequences = _sequences(train_set, mixture, limit, config)
-    padding, packing = PaddingCollator(pad_token_id), PackedCollator() if data.packing else None
+    columns = train_set.column_types | evaluation_set.column_types
+    _insist_on_readers(columns, plugins)
+    padding, packing = PaddingCollator(pad_token_id, columns), PackedCollator() if data.packing else None
     return Datasets(
         train_set,
         sequences,
@@ -100,6 +103,17 @@ def build_datasets(
         table,
         find_origin=RowOrigins(encoded).find,
     )
+
+
+def _insist_on_readers(columns: Iterable[str], plugins: PluginManager) -> None:
+    """Raise a RunError where there is a column that no loss would read."""
+    names = plugins.names(LossPlugin)
+    own = frozenset({WEIGHTS})  # what the loss reads that every run has
+    read: frozenset[str] = getattr(plugins.holder(LossPlugin), "columns", frozenset()) if names else own
+    unread = sorted(set(columns) - read)
+    if unread:
+        which = f"the loss of the plugin '{names[0]}'" if names else "the loss"
+        raise RunError(f"the training set has a column '{unread[0]}' beside its tokens, and {which} does not read it")
 
 
 def _mixture(dataset: TokenDataset, config: RunConfig) -> Mixture:

@@ -19,7 +19,7 @@ from dumbo.data.source_encoder import SourceEncoder
 from dumbo.data.source_table import print_sources, source_row
 from dumbo.data.sources import Source
 from dumbo.data.streaming import PassEnd, Stream, StreamSettings
-from dumbo.errors import ConfigError, RunError
+from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.plugin_loader import DatasetPlugin
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ def _look_at_rows(
     first_rows: list[str] = []
     for source, encoder in zip(sources, encoders, strict=True):
         rows = encode_rows(source, encoder, RowWriter(), console)
+        if rows.dataset.column_types:
+            message = f"rows of this source have a column '{min(rows.dataset.column_types)}' beside their tokens"
+            hints = ("a stream passes on tokens alone", "remove trainer.data.streaming, or what makes the column")
+            raise ConfigError([Problem(message, ("datasets", source.index), hints=hints)])
         if not source.entry.held_out:
             first_rows.append(fit_lengths(rows, None, None if joined else limit, data.too_long).dataset.digest())
             # The stream reads them again, and notes those of them that are bad.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.columns import Columns, ColumnType, ColumnWriter
 from dumbo.data.records import IGNORED, Example
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class TokenBlock:
 class TokenDataset:
     """Rows, each a place in a block of tokens: to cut, choose or repeat rows copies no token.
 
-    Indexing yields `{"input_ids", "labels"}`, int32 arrays of the row's length. A label is the token where it is
-    trained and `IGNORED` elsewhere; the first token of a row never is, as nothing predicts it.
+    Indexing yields `{"input_ids", "labels"}`, int32 arrays of the row's length, and the row's columns by their names. A
+    label is the token where it is trained and `IGNORED` elsewhere; the first token of a row never is, as nothing
+    predicts it.
     """
 
     blocks: tuple[TokenBlock, ...]
@@ -53,6 +55,8 @@ class TokenDataset:
     length: NDArray[np.int32]
     source: NDArray[np.int32]
     """Of each row, the number of the entry under `datasets:` that it came from."""
+    columns: tuple[Columns, ...] = ()
+    """What there is beside the tokens; no row has a name in two of them."""
 
     @classmethod
     def from_examples(cls, examples: Iterable[Example], source: int = 0) -> TokenDataset:
@@ -61,8 +65,9 @@ class TokenDataset:
 
         import numpy as np
 
-        tokens, trained, lengths = array("i"), bytearray(), array("i")
+        tokens, trained, lengths, beside = array("i"), bytearray(), array("i"), ColumnWriter()
         for example in examples:
+            beside.add(example)
             tokens.extend(example.input_ids)
             trained.extend(np.not_equal(example.labels, IGNORED).tobytes())
             lengths.append(len(example.input_ids))
@@ -70,25 +75,29 @@ class TokenDataset:
             np.frombuffer(tokens, np.int32) if tokens else np.zeros(0, np.int32),
             np.frombuffer(trained, np.bool_) if trained else np.zeros(0, np.bool_),
         )
-        return cls.of_blocks([block], [np.array(lengths, np.int32)], source)
+        columns = beside.take()
+        return cls.of_blocks([block], [np.array(lengths, np.int32)], source, beside.types, [columns])
 
     @classmethod
     def of_blocks(
-        cls, blocks: Sequence[TokenBlock], lengths: Sequence[NDArray[np.int32]], source: int = 0
+        cls,
+        blocks: Sequence[TokenBlock],
+        lengths: Sequence[NDArray[np.int32]],
+        source: int = 0,
+        types: Mapping[str, ColumnType] | None = None,
+        columns: Sequence[Mapping[str, NDArray[Any]]] = (),
     ) -> TokenDataset:
-        """The rows of `blocks`, each full of rows that have its `lengths`."""
+        """The rows of `blocks`, each full of rows that have its `lengths`; with `types`, there are `columns` of each
+        block."""
         import numpy as np
 
         starts = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
         numbers = [np.full(len(length), number, np.int32) for number, length in enumerate(lengths)]
         length = np.concatenate([*lengths, np.zeros(0, np.int32)])
-        return cls(
-            tuple(blocks),
-            np.concatenate([*numbers, np.zeros(0, np.int32)]),
-            np.concatenate([*starts, np.zeros(0, np.int64)]),
-            length,
-            np.full(len(length), source, np.int32),
-        )
+        number = np.concatenate([*numbers, np.zeros(0, np.int32)])
+        start = np.concatenate([*starts, np.zeros(0, np.int64)])
+        beside = (Columns(types, tuple(columns), number, start),) if types else ()
+        return cls(tuple(blocks), number, start, length, np.full(len(length), source, np.int32), beside)
 
     @classmethod
     def join(cls, datasets: Sequence[TokenDataset]) -> TokenDataset:
@@ -106,6 +115,7 @@ class TokenDataset:
             np.concatenate([dataset.start for dataset in datasets]),
             np.concatenate([dataset.length for dataset in datasets]),
             np.concatenate([dataset.source for dataset in datasets]),
+            Columns.join([dataset.columns for dataset in datasets], [len(dataset) for dataset in datasets]),
         )
 
     def __len__(self) -> int:
@@ -119,18 +129,45 @@ class TokenDataset:
         index, first, length = index if isinstance(index, tuple) else (index, 0, None)
         if index < 0:
             ids = self.blocks[0].tokens[:2]
-            return {"input_ids": ids, "labels": np.full_like(ids, IGNORED)}
+            beside = {name: kind.defaults(len(ids)) for name, kind in self.column_types.items()}
+            return {"input_ids": ids, "labels": np.full_like(ids, IGNORED), **beside}
         ids, trained = self._parts(index)
         if length is not None:
             ids, trained = ids[first : first + length], trained[first : first + length]
         labels = np.where(trained, ids, np.int32(IGNORED))
         labels[0] = IGNORED
-        return {"input_ids": ids, "labels": labels}
+        return {"input_ids": ids, "labels": labels, **self._beside(index, first, len(ids))}
+
+    def _beside(self, index: int, first: int, length: int) -> dict[str, NDArray[Any]]:
+        """The columns of a row, of `length` tokens from its `first` on; those that it lacks with their defaults."""
+        if not self.columns:
+            return {}
+        found = {name: values for one in self.columns for name, values in one.of_row(index, first, length).items()}
+        return {
+            name: found[name] if name in found else kind.defaults(length) for name, kind in self.column_types.items()
+        }
 
     def _parts(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         block, start = self.blocks[self.block[index]], self.start[index]
         place = slice(start, start + self.length[index])
         return block.tokens[place], block.trained[place]
+
+    @property
+    def column_types(self) -> dict[str, ColumnType]:
+        """Of all columns, by their names."""
+        return {name: kind for columns in self.columns for name, kind in columns.types.items()}
+
+    def with_columns(self, types: Mapping[str, ColumnType], values: Mapping[str, NDArray[Any]]) -> TokenDataset:
+        """With columns of which `values` [all tokens, ...] has what the rows have, one row after the other.
+
+        Raises:
+            ValueError: there are columns of such a name, or not as many values as tokens.
+        """
+        if self.column_types.keys() & types.keys() or types.keys() != values.keys():
+            raise ValueError(f"columns {sorted(types)} cannot be put beside {sorted(self.column_types)}")
+        if any(len(array) != self.num_tokens for array in values.values()):
+            raise ValueError(f"there are not as many values as the {self.num_tokens} tokens")
+        return replace(self, columns=(*self.columns, Columns.of_rows(types, values, self.length)))
 
     @property
     def num_tokens(self) -> int:
@@ -158,8 +195,8 @@ class TokenDataset:
         return int(self.supervised.sum())
 
     def digest(self, most_tokens: int = _MOST_DIGESTED) -> str:
-        """Stands for all tokens and labels in their order, wherever they lie: 128 bits, hexadecimal. Of more than
-        `most_tokens`, for the lengths of all rows, and the tokens and labels of rows at even distances."""
+        """Stands for all tokens, labels and columns in their order, wherever they lie: 128 bits, hexadecimal. Of more
+        than `most_tokens`, for the lengths of all rows, and what rows at even distances have."""
         import hashlib
 
         import numpy as np
@@ -181,6 +218,11 @@ class TokenDataset:
             if place == slice(0, len(block.tokens)):
                 block.let_go()
         digest.update(labels.digest())
+        if self.columns:
+            digest.update(repr(sorted(self.column_types.items())).encode())
+            for row, length in enumerate(self.length.tolist()):
+                for _, values in sorted(self._beside(row, 0, length).items()):
+                    digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
 
     @property
@@ -194,7 +236,12 @@ class TokenDataset:
 
         chosen = np.asarray(rows, np.int64)
         return TokenDataset(
-            self.blocks, self.block[chosen], self.start[chosen], self.length[chosen], self.source[chosen]
+            self.blocks,
+            self.block[chosen],
+            self.start[chosen],
+            self.length[chosen],
+            self.source[chosen],
+            tuple(columns.select(chosen) for columns in self.columns),
         )
 
     def of_source(self, number: int) -> TokenDataset:
@@ -205,4 +252,5 @@ class TokenDataset:
 
     def cut(self, first: NDArray[np.int64], length: NDArray[np.int32]) -> TokenDataset:
         """Of each row the `length` tokens from its `first` on."""
-        return replace(self, start=self.start + first, length=length)
+        columns = tuple(columns.cut(first) for columns in self.columns)
+        return replace(self, start=self.start + first, length=length, columns=columns)

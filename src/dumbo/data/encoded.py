@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.columns import ColumnType, ColumnWriter
 from dumbo.data.dataset import TokenBlock, TokenDataset
 from dumbo.data.records import IGNORED, Example, Origin
 
@@ -44,7 +45,7 @@ class EncodedRows:
     def is_same(self, index: int, other: EncodedRows, at: int) -> bool:
         """Whether row `index` has the tokens and labels of row `at` of `other`."""
         mine, theirs = self.dataset[index], other.dataset[at]
-        return all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
+        return all(mine[name].tobytes() == theirs[name].tobytes() for name in ("input_ids", "labels"))
 
     def origin(self, index: int) -> Origin:
         """Where row `index` came from."""
@@ -100,6 +101,11 @@ class RowWriter:
     facts: dict[str, Any] = field(default_factory=dict)
     """What was said at the last flush; of a writer that goes on, by the one before."""
     _blocks: list[TokenBlock] = field(default_factory=list)
+    _columns: list[dict[str, NDArray[Any]]] = field(default_factory=list)
+    """Those of each block, where they are not in files."""
+    _beside: ColumnWriter = field(default_factory=ColumnWriter)
+    _column_blocks: list[list[str]] = field(default_factory=list)
+    """Of each block, the names of the columns that it has."""
     _rows: list[NDArray[np.void]] = field(default_factory=list)
     """The rows of each block, where they are not in files."""
     _files: dict[str, int] = field(default_factory=dict)
@@ -125,6 +131,8 @@ class RowWriter:
         writer.facts, writer._largest = facts["facts"], facts["largest"]
         writer._files = {name: number for number, name in enumerate(facts["files"])}
         writer._counts, writer._rows_per_block = Counter(facts["counts"]), facts["rows_per_block"]
+        writer._beside = ColumnWriter(_read_types(facts))
+        writer._column_blocks = facts["column_blocks"]
         return writer
 
     @property
@@ -154,6 +162,7 @@ class RowWriter:
             DataError: a label is another token than the one at its place.
         """
         ids, trained = trained_tokens(example)
+        self._beside.add(example)
         trained[0] = False
         token_bytes, trained_bytes = ids.tobytes(), trained.tobytes()
         self._tokens.frombytes(token_bytes)
@@ -177,14 +186,19 @@ class RowWriter:
             tokens, trained = np.frombuffer(self._tokens, np.int32), np.frombuffer(self._trained, np.bool_)
             rows = np.array(self._open_rows, _row_type())
             self._largest = max(self._largest, int(tokens.max()))
+            columns = self._beside.take()
             if self.folder is None:
                 self._blocks.append(TokenBlock(tokens, trained))
+                self._columns.append(columns)
                 self._rows.append(rows)
             else:
                 number = len(self._rows_per_block)
                 _write(_file(self.folder, number, "tokens"), tokens)
                 _write(_file(self.folder, number, "trained"), trained)
+                for name, values in columns.items():
+                    _write(_column_file(self.folder, number, name), values)
                 _write(_file_of_rows(self.folder), rows, "ab")
+            self._column_blocks.append(sorted(columns))
             self._rows_per_block.append(len(rows))
             self._tokens, self._trained, self._open_rows = array("i"), bytearray(), []
         if self.folder is not None:
@@ -193,6 +207,8 @@ class RowWriter:
                 "files": list(self._files),
                 "counts": dict(self._counts),
                 "largest": self._largest,
+                "columns": {name: kind._asdict() for name, kind in self._beside.types.items()},
+                "column_blocks": self._column_blocks,
                 "facts": self.facts,
             }
             partial = self.folder / f"{_FACTS}.partial"
@@ -208,7 +224,7 @@ class RowWriter:
             return read_rows(self.folder)
         lengths = [rows["length"] for rows in self._rows]
         whole = np.concatenate([*self._rows, np.zeros(0, _row_type())])
-        dataset = TokenDataset.of_blocks(self._blocks, lengths)
+        dataset = TokenDataset.of_blocks(self._blocks, lengths, 0, self._beside.types, self._columns)
         return EncodedRows(dataset, tuple(self._files), whole, self._counts, self._largest, self.facts)
 
 
@@ -235,7 +251,13 @@ def _open(folder: Path, facts: Mapping[str, Any]) -> EncodedRows:
     for block, of_block in zip(blocks, lengths, strict=True):
         if not len(block.tokens) == len(block.trained) == of_block.sum():
             raise ValueError("the files do not fit together")
-    dataset = TokenDataset.of_blocks(blocks, lengths)
+    types, names = _read_types(facts), facts["column_blocks"]
+    if len(names) != len(blocks):
+        raise ValueError("there are not as many columns as there should be")
+    columns = [
+        _map_columns(folder, number, names[number], types, len(block.tokens)) for number, block in enumerate(blocks)
+    ]
+    dataset = TokenDataset.of_blocks(blocks, lengths, 0, types, columns)
     return EncodedRows(dataset, tuple(facts["files"]), rows, Counter(facts["counts"]), facts["largest"], facts["facts"])
 
 
@@ -256,6 +278,28 @@ def _map_block(folder: Path, number: int) -> TokenBlock:
 
     tokens = np.memmap(_file(folder, number, "tokens"), np.int32, "r")
     return TokenBlock(tokens, np.memmap(_file(folder, number, "trained"), np.bool_, "r"))
+
+
+def _read_types(facts: Mapping[str, Any]) -> dict[str, ColumnType]:
+    columns: dict[str, dict[str, Any]] = facts["columns"]
+    return {name: ColumnType(kind["dtype"], tuple(kind["shape"]), kind["default"]) for name, kind in columns.items()}
+
+
+def _map_columns(
+    folder: Path, number: int, names: Sequence[str], types: Mapping[str, ColumnType], length: int
+) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    mapped: dict[str, NDArray[Any]] = {}
+    for name in names:
+        kind = types[name]
+        values: NDArray[Any] = np.memmap(_column_file(folder, number, name), kind.dtype, "r")
+        mapped[name] = values.reshape(length, *kind.shape)
+    return mapped
+
+
+def _column_file(folder: Path, number: int, name: str) -> Path:
+    return _file(folder, number, f"column-{name}")
 
 
 def _file(folder: Path, number: int, what: str) -> Path:

@@ -26,7 +26,7 @@ _PACKAGES = ("datasets", "jinja2", "numpy", "polars", "tokenizers", "transformer
 _TIME = re.compile("%-?[cfHIMpSTXrR]")
 """What `strftime` writes of the time of the day."""
 
-_NOT_OF_ROWS = frozenset({"train_format", "weight", "held_out"})
+_NOT_OF_ROWS = frozenset({"train_format", "weight", "held_out", "loss_weight"})
 """Keys of an entry on which its records do not depend."""
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dumbo.errors import DataError, Place, Problem
 
+if TYPE_CHECKING:
+    from dumbo.data.columns import Column
+
 IGNORED = -100
 """The label of a token that is not trained on, as PyTorch's cross entropy has it."""
+
+WEIGHTS = "weights"
+"""What rows, examples and batches call how much each of their tokens counts, where they do not all count alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,16 @@ SILENT = MessageTraining()
 """Of a message about which the row says nothing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighted:
+    """What all records have."""
+
+    weight: float = 1.0
+    """How much its trained tokens count in the loss; the run sets it, by `loss_weight_field`."""
+
+
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Weighted):
     """Messages of several roles, and the tools that their assistant may call."""
 
     messages: tuple[Message, ...]
@@ -79,7 +93,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(Weighted):
     """Two ways to go on after the same messages, the better one first."""
 
     prompt: tuple[Message, ...]
@@ -90,7 +104,7 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Rating:
+class Rating(Weighted):
     """One way to go on, and whether it was a good one."""
 
     prompt: tuple[Message, ...]
@@ -101,7 +115,7 @@ class Rating:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Weighted):
     """Messages to answer, with what rewards need to know about them."""
 
     messages: tuple[Message, ...]
@@ -112,7 +126,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(Weighted):
     """Plain text to be trained on as it is."""
 
     text: str
@@ -120,7 +134,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Segments:
+class Segments(Weighted):
     """Text in pieces, joined as they are, each trained on or not."""
 
     segments: tuple[tuple[str, bool], ...]
@@ -129,7 +143,7 @@ class Segments:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Weighted):
     """A row that somebody has tokenised already."""
 
     input_ids: tuple[int, ...]
@@ -138,7 +152,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(Weighted):
     """A prompt and the steps of a solution, each judged right or wrong."""
 
     prompt: str
@@ -179,6 +193,8 @@ class Example:
     origin: Origin
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the format met on the way and nobody should miss, by name; they are added up for each source."""
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """What there is beside the tokens: names of one's own -> a value or a row of values for each token."""
 
 
 DataFormat = Callable[[Row], Record]

@@ -7,8 +7,10 @@ import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dumbo.data.loss_weights import weigh_example
 from dumbo.data.records import Example, Record
 from dumbo.data.sources import Source, placed
 from dumbo.data.train_format import Explanation, TrainFormatter
@@ -68,7 +70,7 @@ class SourceEncoder:
         if self.formatter is None:
             with placed(self.index, "train_format"):
                 for record in records:
-                    yield record, self._checked(record, self._result(record))
+                    yield record, _weighed(record, self._checked(record, self._result(record)))
             return
         batches, given = itertools.tee(_batches(records))
         encoded = self._encode_batches(given)
@@ -78,7 +80,8 @@ class SourceEncoder:
                 gc.collect(1)
                 if not packed_are_sound(results, self.num_embeddings):
                     results = [self._checked(*pair) for pair in zip(batch, results, strict=True)]
-                yield from zip(batch, results, strict=True)
+                for record, result in zip(batch, results, strict=True):
+                    yield record, _weighed(record, result)
 
     def explain(self, record: Record) -> Explanation | None:
         """The record's example, explained; None where the format is a function that explains nothing.
@@ -101,7 +104,7 @@ class SourceEncoder:
         if len(explanation.texts) != len(ours.input_ids):
             message = f"is explained with {len(explanation.texts)} texts for {len(ours.input_ids)} tokens"
             raise PluginError(f"plugin '{self.plugin}': {where} {message}")
-        return explanation
+        return explanation if record.weight == 1 else replace(explanation, example=weigh_example(ours, record.weight))
 
     def _complete(self, batch: Sequence[Record], results: Any) -> Sequence[Example | DataError]:
         if not isinstance(results, list) or len(results) != len(batch):
@@ -125,7 +128,12 @@ class SourceEncoder:
         fault = example_fault(result, self.num_embeddings)
         if fault:
             return record.origin.error(f"the plugin '{self.plugin}' made an example with {fault}")
-        return Example(array("i", result.input_ids), array("i", result.labels), result.origin, result.counts)
+        packed = (array("i", result.input_ids), array("i", result.labels))
+        return Example(*packed, result.origin, result.counts, result.columns)
+
+
+def _weighed(record: Record, result: Example | DataError) -> Example | DataError:
+    return result if record.weight == 1 or isinstance(result, DataError) else weigh_example(result, record.weight)
 
 
 def common_template(encoders: Sequence[SourceEncoder]) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.data.bad_rows import BadRows
 from dumbo.data.changed_files import FileStamps
 from dumbo.data.fingerprints import rows_key
+from dumbo.data.loss_weights import weighing
 from dumbo.data.records import DataFormat, Origin, Record, Row, texts_of
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
 from dumbo.plugin_loader import DataFormatPlugin, ReaderPlugin
@@ -188,7 +189,8 @@ def record_maker(entry: DatasetEntry, index: int, plugins: PluginManager) -> Dat
     with placed(index, "data_format"):
         to_record: DataFormat = plugins.call_provider(DataFormatPlugin, "data_formats", options.type, options)
     words = "a record"
-    return plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
+    made = plugins.guarded(DataFormatPlugin, "data_formats", options.type, to_record, Record, words)
+    return made if entry.loss_weight_field is None else weighing(made, entry.loss_weight_field)
 
 
 def read_rows(entry: DatasetEntry, plugins: PluginManager) -> Iterator[Row]:

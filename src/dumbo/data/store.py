@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from dumbo.data.columns import Column
 from dumbo.data.encoded import EncodedRows, RowWriter, read_rows
 from dumbo.data.records import Example
 from dumbo.errors import RunError
@@ -139,7 +140,8 @@ class Store:
             writer = RowWriter(folder)
             for index in range(len(rows.dataset)):
                 row = rows.dataset[index]
-                writer.add(Example(row["input_ids"], row["labels"], rows.origin(index)))
+                columns = {name: Column(row[name], kind.default) for name, kind in rows.dataset.column_types.items()}
+                writer.add(Example(row["input_ids"], row["labels"], rows.origin(index), columns=columns))
                 if writer.is_full:
                     writer.flush({})
             writer.add_counts(rows.counts)

@@ -310,6 +310,9 @@ class _MixedRows:
         import numpy as np
 
         capacity, policy = self.settings.capacity, self.settings.too_long
+        if example.columns:
+            message = f"the row has a column '{min(example.columns)}' beside its tokens"
+            raise example.origin.error(message, "a stream passes on tokens alone: remove trainer.data.streaming")
         tokens = np.asarray(example.input_ids, np.int32)
         position = self.positions[source]
         trained = np.asarray(example.labels, np.int32) != IGNORED

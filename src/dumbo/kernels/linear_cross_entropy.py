@@ -8,6 +8,7 @@ are made again. The idea: Wijmans et al. 2024, "Cut Your Losses in Large-Vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dumbo.kernels.linear_logits import Coefficients, LinearLogits, Sweep, tile_rows
+
+TokenWeights = Callable[[Tensor, Tensor], Tensor]
+"""(logits [tokens, vocabulary], log-probability of each target [tokens]) -> how much each token counts, [tokens]."""
 
 
 class LinearLoss(NamedTuple):
@@ -26,6 +30,8 @@ class LinearLoss(NamedTuple):
     """Scalar: how many targets have the largest logit."""
     entropy: Tensor | None
     """Scalar in nats: the sum of the entropies of the predicted distributions."""
+    weight: Tensor | None = None
+    """Scalar: the sum of what `LossOptions.weigh` said of the tokens."""
     cross_entropy: Tensor | None = None
     """Scalar in nats: the sum of the cross entropies alone, without weights and other terms."""
 
@@ -33,7 +39,7 @@ class LinearLoss(NamedTuple):
 class LossOptions(NamedTuple):
     """What is summed of each token with logits z, target y and weight w:
 
-    w * ((1 - s) * (lse(z) - z_y) + s * (lse(z) - mean(z)) + c * lse(z)^2), where lse is log sum exp.
+    w * (v(z, y) * ((1 - s) * (lse(z) - z_y) + s * (lse(z) - mean(z))) + c * lse(z)^2), where lse is log sum exp.
     """
 
     label_smoothing: float = 0.0
@@ -47,6 +53,8 @@ class LossOptions(NamedTuple):
     """Tokens of a tile; by default what takes some tens of MiB."""
     with_metrics: bool = False
     """Whether `num_correct`, `entropy` and `cross_entropy` are wanted."""
+    weigh: TokenWeights | None = None
+    """v, which is not differentiated: how much a token counts by what is predicted for it; None: 1."""
 
 
 def linear_cross_entropy(
@@ -80,14 +88,19 @@ def cross_entropy_of(
     """As `linear_cross_entropy`, of logits that are there; differentiable as often as PyTorch's functions are."""
     z = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     z_y, lse = z.gather(-1, targets_N[:, None])[:, 0], z.logsumexp(-1)
-    weights = None if weights_N is None else weights_N.detach().to(z.dtype)
-    total = _losses(lse, z_y, z.mean(-1) if options.label_smoothing else None, weights, options).sum()
+    w = None if weights_N is None else weights_N.detach().to(z.dtype)
+    v = None
+    if options.weigh is not None:
+        with torch.no_grad():
+            v = options.weigh(z.detach(), (z_y - lse).detach())
+    total = _losses(lse, z_y, z.mean(-1) if options.label_smoothing else None, _Weights(w, v), options).sum()
+    weight = None if v is None else v.sum()
     if not options.with_metrics:
-        return LinearLoss(total, None, None)
+        return LinearLoss(total, None, None, weight)
     with torch.no_grad():
         num_correct = (z.argmax(-1) == targets_N).sum().to(z.dtype)
         entropy = (lse - torch.linalg.vecdot(torch.softmax(z, -1), z)).sum()
-        return LinearLoss(total, num_correct, entropy, (lse - z_y).sum())
+        return LinearLoss(total, num_correct, entropy, weight, (lse - z_y).sum())
 
 
 def select_log_probabilities(logits: LinearLogits, ids_NK: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -110,6 +123,15 @@ def select_log_probabilities(logits: LinearLogits, ids_NK: Tensor, rows: int | N
     return found
 
 
+class _Weights(NamedTuple):
+    """Of each token of a tile."""
+
+    own: Tensor | None
+    """Its own; None: 1."""
+    of_prediction: Tensor | None
+    """What `LossOptions.weigh` says; None: 1."""
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Loss and gradients in one pass over tiles of tokens."""
 
@@ -126,36 +148,37 @@ class _CrossEntropy(torch.autograd.Function):
         needs = ctx.needs_input_grad[5:] if is_training else (False,) * len(tensors)
         sweep = Sweep(logits.replaced(tensors), needs, options.gradient_filter)
         rows = options.tile_rows or tile_rows(sweep.num_tokens, sweep.size, targets_N.device)
-        precise = sweep.precision
-        total = torch.zeros((), dtype=precise, device=targets_N.device)
-        counts = torch.zeros(3, dtype=precise, device=targets_N.device) if options.with_metrics else None
-        weights_N = None if weights_N is None else weights_N.detach().to(precise)  # noqa: N806
+        total = torch.zeros((), dtype=sweep.precision, device=targets_N.device)
+        tally = torch.zeros(4, dtype=sweep.precision, device=targets_N.device)
+        weights_N = None if weights_N is None else weights_N.detach().to(sweep.precision)  # noqa: N806
         in_vocabulary_tiles = sweep.is_narrow and rows < sweep.num_tokens
-        sums = []
+        sums, said = [], []
         for tile in sweep.tiles(rows):
             z, kept = sweep.logits(tile)
-            y, w = targets_N[tile], None if weights_N is None else weights_N[tile]
+            y = targets_N[tile]
             z_y = z.gather(-1, y[:, None])[:, 0]
             mean = z.mean(-1) if options.label_smoothing else None
             p, lse = _softmax(z)
+            v = None if options.weigh is None else options.weigh(z, z_y - lse)
+            w = _Weights(None if weights_N is None else weights_N[tile], v)
             total += _losses(lse, z_y, mean, w, options).sum()
-            if counts is not None:
-                counts[0] += (z.argmax(-1) == y).sum()
-                counts[1] += (lse - torch.linalg.vecdot(p, z)).sum()
-                counts[2] += (lse - z_y).sum()
+            tally += _counted(z, p, lse, y, v, options)
             if in_vocabulary_tiles:
                 sums.append(lse)
+                said += [] if v is None else [v]
             elif sweep.needs_gradients:
                 del z
                 sweep.add(tile, p, kept, _coefficients(lse, y, w, sweep.size, options))
         if in_vocabulary_tiles and sweep.needs_gradients:
-            lse = torch.cat(sums)
-            sweep.add_by_vocabulary(lse, _coefficients(lse, targets_N, weights_N, sweep.size, options), rows)
+            lse, w = torch.cat(sums), _Weights(weights_N, torch.cat(said) if said else None)
+            sweep.add_by_vocabulary(lse, _coefficients(lse, targets_N, w, sweep.size, options), rows)
         ctx.sums = sweep.sums()
-        if counts is None:
-            return total, None, None, None
-        ctx.mark_non_differentiable(counts)
-        return total, *counts.unbind()
+        right, entropy, weight, cross_entropy = (count.clone() for count in tally)
+        ctx.mark_non_differentiable(right, entropy, weight, cross_entropy)
+        weight_or_none = None if options.weigh is None else weight
+        if not options.with_metrics:
+            return total, None, None, weight_or_none, None
+        return total, right, entropy, weight_or_none, cross_entropy
 
     @staticmethod
     @once_differentiable
@@ -166,25 +189,40 @@ class _CrossEntropy(torch.autograd.Function):
         return None, None, None, None, None, *sums.scaled(upstream)
 
 
-def _losses(lse: Tensor, z_y: Tensor, mean: Tensor | None, weights: Tensor | None, options: LossOptions) -> Tensor:
+def _counted(z: Tensor, p: Tensor, lse: Tensor, y: Tensor, v: Tensor | None, options: LossOptions) -> Tensor | int:
+    """Right predictions, entropies, weights and cross entropies of a tile, those that are wanted."""
+    if not options.with_metrics and v is None:
+        return 0
+    counts = torch.zeros(4, dtype=z.dtype, device=z.device)
+    if options.with_metrics:
+        counts[0] = (z.argmax(-1) == y).sum()
+        counts[1] = (lse - torch.linalg.vecdot(p, z)).sum()
+        counts[3] = (lse - z.gather(-1, y[:, None])[:, 0]).sum()
+    if v is not None:
+        counts[2] = v.sum()
+    return counts
+
+
+def _losses(lse: Tensor, z_y: Tensor, mean: Tensor | None, weights: _Weights, options: LossOptions) -> Tensor:
     """The loss of each token of a tile."""
     losses = lse - z_y
     if mean is not None:
         losses = losses + options.label_smoothing * (z_y - mean)
+    if weights.of_prediction is not None:
+        losses = losses * weights.of_prediction
     if options.z_loss:
         losses = losses + options.z_loss * lse**2
-    return losses if weights is None else losses * weights
+    return losses if weights.own is None else losses * weights.own
 
 
-def _coefficients(
-    lse: Tensor, targets: Tensor, weights: Tensor | None, size: int, options: LossOptions
-) -> Coefficients:
+def _coefficients(lse: Tensor, targets: Tensor, weights: _Weights, size: int, options: LossOptions) -> Coefficients:
     """The gradient of the loss with respect to the logits."""
-    w = torch.ones_like(lse) if weights is None else weights
+    w = torch.ones_like(lse) if weights.own is None else weights.own
+    v = w if weights.of_prediction is None else w * weights.of_prediction
     s = options.label_smoothing
-    of_softmax = w * (1 + 2 * options.z_loss * lse) if options.z_loss else w
-    everywhere = -w * (s / size) if s else None
-    return Coefficients(of_softmax, everywhere, targets[:, None], (-(1 - s) * w)[:, None])
+    of_softmax = v + 2 * options.z_loss * lse * w if options.z_loss else v
+    everywhere = -v * (s / size) if s else None
+    return Coefficients(of_softmax, everywhere, targets[:, None], (-(1 - s) * v)[:, None])
 
 
 def _softmax(z: Tensor) -> tuple[Tensor, Tensor]:

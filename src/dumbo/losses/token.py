@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from dumbo.data.records import IGNORED
+from dumbo.data.records import IGNORED, WEIGHTS
 
 
 def next_token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:  # noqa: N803
@@ -34,6 +36,20 @@ def next_token_cross_entropy(logits_BTV: Tensor, labels_BT: Tensor, label_smooth
 def next_targets(labels_BT: Tensor) -> Tensor:  # noqa: N803
     """[sequences, tokens]: at each position the label of the next one, -100 at the last."""
     return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORED)
+
+
+def next_weights(weights_BT: Tensor) -> Tensor:  # noqa: N803
+    """[sequences, tokens]: at each position the weight of the next one's label, 0 at the last."""
+    return F.pad(weights_BT[:, 1:], (0, 1))
+
+
+def sum_of_weights(batch: Mapping[str, Tensor]) -> Tensor:
+    """What a mean over a batch's supervised tokens divides by, a float64 scalar: the sum of their `weights`, or their
+    number where the batch has none."""
+    if WEIGHTS not in batch:
+        return count_supervised(batch["labels"]).double()
+    weights, supervised = batch[WEIGHTS][:, 1:], batch["labels"][:, 1:] != IGNORED
+    return (weights * supervised).sum(dtype=torch.float64)
 
 
 def count_supervised(labels_BT: Tensor) -> Tensor:  # noqa: N803

@@ -58,9 +58,9 @@ def build_loss(options: CutCrossEntropyOptions, config: RunConfig, say: Callable
 def _insisting(name: str, compute: Compute) -> Compute:
     """`compute`, with what it cannot do told as an error of the configuration."""
 
-    def call(logits: LinearLogits, targets: Tensor, options: LossOptions) -> LinearLoss:
+    def call(logits: LinearLogits, targets: Tensor, options: LossOptions, weights: Tensor | None = None) -> LinearLoss:
         try:
-            return compute(logits, targets, options)
+            return compute(logits, targets, options, weights)
         except UnfitError as error:
             raise ConfigError.at("model.cut_cross_entropy.backend", str(error), "write torch, or auto") from error
 
@@ -74,23 +74,25 @@ class _Best:
         self._say = say
         self._chosen: Compute | None = None
 
-    def __call__(self, logits: LinearLogits, targets: Tensor, options: LossOptions) -> LinearLoss:
+    def __call__(
+        self, logits: LinearLogits, targets: Tensor, options: LossOptions, weights: Tensor | None = None
+    ) -> LinearLoss:
         if self._chosen is not None:
-            return self._chosen(logits, targets, options)
+            return self._chosen(logits, targets, options, weights)
         compute = logits.dtype or logits.weights[0].dtype
         is_fit = targets.device.type == "cuda" and compute in (torch.bfloat16, torch.float16)
         for name, kernel in _KERNELS if is_fit else ():
             if find_spec(PACKAGES[name]) is None:
                 continue
             try:
-                found = kernel(logits, targets, options)
+                found = kernel(logits, targets, options, weights)
             except UnfitError as error:
                 self._say(f"cut_cross_entropy: not computed by {name}: {error}")
                 continue
             self._choose(name, kernel)
             return found
         self._choose("torch", linear_cross_entropy)
-        return linear_cross_entropy(logits, targets, options)
+        return linear_cross_entropy(logits, targets, options, weights)
 
     def _choose(self, name: str, kernel: Compute) -> None:
         self._chosen = kernel

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,8 @@ from dumbo.errors import ConfigError, Problem
 from dumbo.plugin_loader import BasePlugin, Phase
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from dumbo.bridge.token_loss import TokenLoss
     from dumbo.job import Loss
 
 PACKAGES = MappingProxyType({"apple": "cut_cross_entropy", "liger": "liger_kernel"})
@@ -51,10 +50,10 @@ class CutCrossEntropyPlugin(BasePlugin):
     section = "model.cut_cross_entropy"
     options_type = CutCrossEntropyOptions
     phase = Phase.KERNELS
+    columns: frozenset[str] = frozenset({"weights"})
     consumes: frozenset[str] | None = frozenset({"trainer.arguments.label_smoothing_factor"})  # type: ignore[misc]
 
     options: CutCrossEntropyOptions
-    _loss: TokenLoss | None = None
 
     def check(self, config: RunConfig) -> None:
         """Refuse what a backend cannot do, and one that is not installed."""
@@ -73,23 +72,7 @@ class CutCrossEntropyPlugin(BasePlugin):
         """Return the loss."""
         from dumbo.plugins.cut_cross_entropy.loss import build_loss
 
-        self._loss = build_loss(self.options, config, self.services.say)
-        return self._loss
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return what was counted since the last log."""
-        return {"counts": None if self._loss is None else self._loss.counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
-        if self._loss is not None:
-            self._loss.counts = state["counts"]
-
-    def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
-        """Return what adds the metrics of tokens to the logs."""
-        from dumbo.plugins.cut_cross_entropy.token_metrics import LogTokenMetrics
-
-        return [LogTokenMetrics(self._loss)] if self.options.token_metrics and self._loss is not None else []
+        return build_loss(self.options, config, self.services.say)
 
 
 def _backend_problems(options: CutCrossEntropyOptions, config: RunConfig) -> Iterator[Problem]:

@@ -69,7 +69,9 @@ class FusedLoss:
         options = LossOptions(self._smoothing if training else 0.0)
         try:
             scales = self._scales_tokens and training
-            total = liger_cross_entropy(logits.linear.rows(kept), targets_BT[kept], options, scales).total
+            total = liger_cross_entropy(
+                logits.linear.rows(kept), targets_BT[kept], options, use_token_scaling=scales
+            ).total
         except UnfitError as error:
             raise _unfit(str(error)) from error
         return total / num_items

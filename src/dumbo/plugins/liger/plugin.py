@@ -57,6 +57,12 @@ class LigerPlugin(BasePlugin):
 
     options: LigerOptions
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The weights of rows are read by the loss that every run has, and not by Liger's kernels."""
+        is_own = self.options.cross_entropy or self.options.fused_linear_cross_entropy
+        return frozenset() if is_own else frozenset({"weights"})
+
     def check(self, config: RunConfig) -> None:
         """Refuse options that exclude each other, and machines on which no kernel runs."""
         problems = [*_option_problems(self.options, config, LossPlugin in self.seats)]

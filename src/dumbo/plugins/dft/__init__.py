@@ -1,0 +1,1 @@
+"""The plugin `dft`: tokens count by how likely the model finds them."""
