@@ -25,7 +25,7 @@ def pad_ends(
     """
     if not most or not len(dataset):
         return dataset
-    if any(getattr(block, "columns", None) for block in dataset.blocks):
+    if dataset.column_types:
         raise RunError("diffusion: rows with columns beside their tokens (weights, a teacher's) are not known to it")
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     draws = np.random.default_rng([seed, 0xE0D]).integers(0, most + 1, len(dataset))

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from dumbo.bridge.bidirectional import prove_bidirectional
 from dumbo.bridge.token_loss import TokenLoss, values_of
 from dumbo.data.records import IGNORED
-from dumbo.errors import ConfigError, RunError
+from dumbo.errors import ConfigError, PluginError, RunError
 from dumbo.job import Batch
-from dumbo.kernels.linear_cross_entropy import LinearLoss, LossOptions, cross_entropy_of, linear_cross_entropy
+from dumbo.kernels.linear_cross_entropy import (
+    LinearLoss,
+    LossOptions,
+    TokenWeights,
+    cross_entropy_of,
+    linear_cross_entropy,
+)
 from dumbo.losses.diffusion import MaskSchedule, predicting_places
 from dumbo.plugin_loader import Services
 from dumbo.plugins.diffusion.mask_token import mask_token_id
@@ -84,6 +90,21 @@ class DiffusionLoss(TokenLoss):
         self._tally(batch, noise, weights, found)
         return found.total / num_items
 
+    def take_means(self, device: torch.device, world_size: int) -> dict[str, float]:
+        """The metrics of what was trained since they were last taken, on all ranks; to be called on all of them."""
+        counts, self.counts = self.counts, None
+        return metrics_of(summed(counts, device, world_size))
+
+    def weigh(self, weigh: TokenWeights) -> None:
+        """Tokens have their weights by how many are masked.
+
+        Raises:
+            PluginError: always.
+        """
+        raise PluginError(
+            "the plugin 'diffusion' takes no other weights of tokens\n    remove the plugin that has some"
+        )
+
     def _tally(self, batch: Batch, noise: Noise, weights: Tensor, found: LinearLoss) -> None:
         mask, labels = batch.get("attention_mask"), batch["labels"]
         positions = labels.numel() if mask is None else mask.sum()
@@ -105,6 +126,16 @@ class DiffusionLoss(TokenLoss):
         except RunError as error:
             hint = "write model.attention: sdpa, or take another model"
             raise ConfigError.at("model.attention", f"diffusion: {error}", hint) from error
+
+
+def summed(counts: Tensor | None, device: torch.device, world_size: int) -> list[float]:
+    """Over all ranks, which must all call this."""
+    counts = torch.zeros(len(COUNTED), dtype=torch.float64) if counts is None else counts
+    counts = counts.to(device)
+    if world_size > 1:
+        torch.distributed.all_reduce(counts)
+    numbers: list[float] = counts.tolist()
+    return numbers
 
 
 def metrics_of(counts: Sequence[float]) -> dict[str, float]:

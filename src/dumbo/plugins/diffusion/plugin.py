@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -113,20 +113,11 @@ class DiffusionPlugin(BasePlugin):
         return self._loss
 
     def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
-        """Return what adds the metrics to the logs."""
+        """Return what adds the metrics of evaluations to the logs; the trainer logs those of the training."""
         from dumbo.plugins.diffusion.metrics import LogDiffusion
 
         assert self._loss is not None  # the run makes it before
         return [LogDiffusion(self._loss)]
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return what was counted since the last log."""
-        return {"counts": None if self._loss is None else self._loss.counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting."""
-        if self._loss is not None:
-            self._loss.counts = state["counts"]
 
     def build_generator(self, model: Any, tokenizer: PreTrainedTokenizerBase, writer: Writer) -> TextGenerator:
         """Return what writes by unmasking."""
