@@ -19,7 +19,14 @@ ANSWERS = {
     "trainer.diffusion": {"end_padding": 4},
     "plugins": PLUGINS,
 }
-LEARNING = ANSWERS | {"trainer.arguments.max_steps": 120, "trainer.arguments.learning_rate": 1e-2}
+LEARNING = ANSWERS | {
+    "trainer.diffusion": {"end_padding": 4, "importance_weighting": False},
+    "trainer.arguments.max_steps": 120,
+    "trainer.arguments.learning_rate": 1e-2,
+    "trainer.arguments.batch_size": 8,
+    "trainer.arguments.physical_batch_size": 8,
+    "trainer.arguments.logging_steps": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path, model_folder, rows_
 
 def test_packed_rows_train_and_are_evaluated(tmp_path, model_folder, rows_file, capsys):
     changes = ANSWERS | {
-        "trainer.data": {"packing": True, "sequence_length": 128, "val_set_size": 3},
+        "trainer.data": {"packing": True, "sequence_length": 160, "val_set_size": 3},
         "trainer.arguments.batch_size": 2,
         "trainer.arguments.physical_batch_size": 1,
     }
@@ -190,7 +197,7 @@ REFUSED = {
 REFUSED_LATER = {
     "no such id": ({"mask_token_id": 9999}, "the tokenizer has no token 9999; its ids are 0 to"),
     "an ordinary id": ({"mask_token_id": 60}, "is an ordinary token, which texts may have"),
-    "an ordinary token": ({"mask_token_str": "the"}, "is an ordinary token, which texts may have"),
+    "an ordinary token": ({"mask_token_str": "Ġthe"}, "is an ordinary token, which texts may have"),
     "the end token": ({"mask_token_str": "<|im_end|>"}, "'<|im_end|>' is the tokenizer's eos_token"),
 }
 
