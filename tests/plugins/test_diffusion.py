@@ -21,7 +21,7 @@ ANSWERS = {
 }
 LEARNING = ANSWERS | {
     "trainer.diffusion": {"end_padding": 4, "importance_weighting": False},
-    "trainer.arguments.max_steps": 120,
+    "trainer.arguments.max_steps": 150,
     "trainer.arguments.learning_rate": 1e-2,
     "trainer.arguments.batch_size": 8,
     "trainer.arguments.physical_batch_size": 8,
@@ -34,7 +34,7 @@ def learned(tmp_path_factory, model_folder):
     """A run that learned to answer YES, whatever it is asked."""
     folder = tmp_path_factory.mktemp("learned")
     rows = builders.write_rows(
-        folder / "rows.jsonl", [{"instruction": f"Say {word}.", "output": "YES"} for word in "abcdefgh"]
+        folder / "rows.jsonl", [{"instruction": f"Say {word}.", "output": "YES"} for word in "abcdefghijklmnopqrstuvwx"]
     )
     return write_and_run(folder, model_folder, rows, LEARNING)
 
@@ -119,14 +119,14 @@ def test_metrics_are_logged_and_evaluations_repeat_themselves(tmp_path, model_fo
     folder = write_and_run(tmp_path, model_folder, rows_file, changes)
     logged = [row for row in metrics_of(folder) if "train/loss" in row]
     names = "accuracy mask_ratio num_masked_tokens avg_p_mask ce_loss importance_weight_avg answer_ratio"
+    rows = []
     for row in logged:
         found = {name: row[f"train/{name}"] for name in [*names.split(), "avg_answer_length"]}
         assert 0 < found["mask_ratio"] <= found["answer_ratio"] < 1 and found["num_masked_tokens"] >= 1
         assert 0 <= found["accuracy"] <= 1 and 4 < found["ce_loss"] < 9 and found["importance_weight_avg"] >= 1
-        # Two steps of four rows each were summed up.
-        assert found["num_masked_tokens"] / found["mask_ratio"] * found["answer_ratio"] == pytest.approx(
-            8 * found["avg_answer_length"]
-        )
+        trained = found["num_masked_tokens"] / found["mask_ratio"] * found["answer_ratio"]
+        rows.append(trained / found["avg_answer_length"])
+    assert rows == pytest.approx([4, 4, 8]), "of steps 1, 2, and 3 with 4, each of two forward passes"
     losses = losses_of(folder, "eval/loss")
     assert len(losses) == 2 and losses[0] == losses[1]
     assert losses_of(folder, "eval/accuracy") and losses_of(folder, "eval/exact_match") == [0.0, 0.0]
