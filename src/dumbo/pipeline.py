@@ -44,7 +44,7 @@ def _train(configured: Configured, console: Console, launch: Launch, request: Re
         preparation = preparation_of(config)
         run.start(preparation.read(config, plugins))
         model = run.load_model()
-        tokenizer = plugins.call_one(hooks.TokenizerLoaderPlugin, config, model=model)
+        tokenizer = run.load_tokenizer(model)
         model = run.fit_embeddings(model, tokenizer)
         model = run.patch_model(model)
         datasets = run.build_datasets(model, tokenizer, preparation)

@@ -14,6 +14,7 @@ from dumbo.plugin_loader import (
     DataFormatPlugin,
     DatasetPlugin,
     EvaluatorPlugin,
+    GeneratorPlugin,
     LearningRatePlugin,
     LoadOptionsPlugin,
     LoggingPlugin,
@@ -26,6 +27,7 @@ from dumbo.plugin_loader import (
     SchedulerPlugin,
     StatePlugin,
     TokenizerLoaderPlugin,
+    TokenizerPatcherPlugin,
     TokenWeightPlugin,
     TrainerPlugin,
     TrainFormatPlugin,
@@ -60,11 +62,13 @@ class Interface:
 INTERFACES: tuple[Interface, ...] = (
     Interface(ModelLoaderPlugin, "load_model", "the model", Claim.EXACTLY_ONE, "model"),
     Interface(TokenizerLoaderPlugin, "load_tokenizer", "the tokenizer", Claim.EXACTLY_ONE, "model.tokenizer"),
+    Interface(TokenizerPatcherPlugin, "patch_tokenizer", "the tokenizer", Claim.ANY_NUMBER),
     Interface(TrainerPlugin, "build_trainer", "a trainer", Claim.EXACTLY_ONE, "trainer.arguments"),
     Interface(
         LossPlugin, "build_loss", "a function", Claim.AT_MOST_ONE, "trainer.arguments", ("label_smoothing_factor",)
     ),
     Interface(TokenWeightPlugin, "build_token_weights", "a function", Claim.AT_MOST_ONE),
+    Interface(GeneratorPlugin, "build_generator", "a TextGenerator", Claim.AT_MOST_ONE),
     Interface(CollatorPlugin, "build_collator", "a function from rows to a batch", Claim.AT_MOST_ONE),
     Interface(
         OptimizerPlugin, "build_optimizer", "an optimizer", Claim.AT_MOST_ONE, "trainer.arguments", OPTIMIZER_KEYS

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.records import DataFormat, Row, TrainFormat
+    from dumbo.inference.generate import TextGenerator, Writer
     from dumbo.job import Artifact, Collator, Evaluator, Job, Loss, TokenWeights, Trainer
 
 
@@ -64,11 +65,8 @@ class BasePlugin:
 
 
 class ModelLoaderPlugin(BasePlugin):
-    """Loads the model. Exactly one.
-
-    One that takes what `LoadOptionsPlugin`s contribute declares `extra_load_kwargs: Mapping[str, Any]`, which is set
-    before `load_model`; one that can load other models for plugins that ask has a method `load(name)`.
-    """
+    """Loads the model. Exactly one. With `extra_load_kwargs: Mapping[str, Any]`, which is set before `load_model`, it
+    takes what `LoadOptionsPlugin`s contribute; with a method `load(name)` it loads other models for who asks."""
 
     def load_model(self, config: RunConfig) -> PreTrainedModel:
         """Return the model, on the CPU, ready to be changed by patchers."""
@@ -80,6 +78,14 @@ class TokenizerLoaderPlugin(BasePlugin):
 
     def load_tokenizer(self, config: RunConfig, model: PreTrainedModel | None = None) -> PreTrainedTokenizerBase:
         """Return the tokenizer; the run then fits the model's embeddings to it."""
+        raise NotImplementedError
+
+
+class TokenizerPatcherPlugin(BasePlugin):
+    """Changes the tokenizer before the model is fitted to it. Any number, each given what the one before returned."""
+
+    def patch_tokenizer(self, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> PreTrainedTokenizerBase:
+        """Return the tokenizer; the model gets a row for every token that it adds."""
         raise NotImplementedError
 
 
@@ -186,6 +192,14 @@ class TokenWeightPlugin(BasePlugin):
         raise NotImplementedError
 
 
+class GeneratorPlugin(BasePlugin):
+    """Writes text in a way of its own: in the run, and wherever its model is opened later. At most one."""
+
+    def build_generator(self, model: Any, tokenizer: PreTrainedTokenizerBase, writer: Writer) -> TextGenerator:
+        """Return what writes; it may count on `self.options`, which the tokenizer keeps, and not on `self.config`."""
+        raise NotImplementedError
+
+
 class OptimizerPlugin(BasePlugin):
     """Makes the optimizer. At most one."""
 
@@ -261,8 +275,7 @@ class LoggingPlugin(BasePlugin):
 
 
 class OutputPlugin(BasePlugin):
-    """Does something with the result (evaluate, merge, quantize). Any number, each given what the one before
-    returned."""
+    """Does something with the result (evaluate, merge, quantize). Any number, each given what the last one returned."""
 
     def after_train(self, artifact: Artifact, config: RunConfig) -> Artifact:
         """Return the artifact, this one or another; called on the first rank, after the model was saved."""

@@ -30,6 +30,8 @@ _METHODS = (
     ("load_model", "named_parameters"),
     ("transform_dataset", "__getitem__"),
     ("after_train", "folder"),
+    ("patch_tokenizer", "get_vocab"),
+    ("build_generator", "answers"),
     ("build_trainer", "train"),
     ("build_trainer", "save_model"),
     ("build_optimizer", "param_groups"),

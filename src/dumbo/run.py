@@ -30,7 +30,6 @@ from dumbo.plugin_loader import (
     Phase,
     Services,
     StatePlugin,
-    TrainFormatPlugin,
 )
 from dumbo.plugin_results import checked_collator, checked_evaluator, merge_load_options
 from dumbo.run_folder import MetricsFile, discard_folder, remove_if_empty, resolved_tree, write_run_file
@@ -124,6 +123,12 @@ class OpenRun:
         model: PreTrainedModel = loader.load(name)
         return model
 
+    def load_tokenizer(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer, by the plugin in that seat, with what others change in it."""
+        from dumbo.tokenizers.loading import load_run_tokenizer
+
+        return load_run_tokenizer(self.configured.plugins, self.configured.config, model)
+
     def patch_model(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model as all patchers leave it.
 
@@ -206,15 +211,11 @@ class OpenRun:
                 yield from iterate_records(source, self.configured.plugins) if is_streamed else source.records
 
     def generator(self) -> TextGenerator | None:
-        """What writes text with the model, its prompts written by the train format of the first source."""
+        """What writes text with the model."""
         if self._generator is None and self._trained is not None:
-            from dumbo.inference.generate import TextGenerator
-            from dumbo.inference.prompting import writer_for
+            from dumbo.inference.choosing import generator_of_run
 
-            (model, tokenizer), plugins = self._trained, self.configured.plugins
-            options = self.configured.config.datasets[0].train_format
-            encode = plugins.call_provider(TrainFormatPlugin, "train_formats", options.type, options, tokenizer)
-            self._generator = TextGenerator(model, tokenizer, writer_for(encode, tokenizer))
+            self._generator = generator_of_run(self.configured.plugins, self.configured.config, *self._trained)
         return self._generator
 
     def build_loss(self, tokenizer: PreTrainedTokenizerBase) -> Loss | None:

@@ -175,6 +175,9 @@ ADAPTER = MappingProxyType({"model.peft": {"rank": 2}, "plugins": [*SHIPPED, "pe
 QLORA = ADAPTER | {"plugins": [*SHIPPED, "peft", "bitsandbytes"]}
 INT8 = ADAPTER | {"plugins": [*SHIPPED, "peft", "torchao"]}
 
+DIFFUSION = MappingProxyType({"plugins": [*SHIPPED, "diffusion"]})
+UNMASKED = ASKED | {"plugins": [*SHIPPED, "samples", "exact_match", "diffusion"]}
+
 WITHOUT_LOGITS = MappingProxyType({"plugins": [*SHIPPED, "cut_cross_entropy"]})
 
 SECOND = builders.run_config(Path(), Path("more.jsonl"))["datasets"][0]
@@ -362,6 +365,17 @@ RUNS = MappingProxyType(
         "trainer.grokfast.window_size": (MOVING, 2),
         "trainer.grokfast.average": (MOVING, "sum"),
         "trainer.grokfast.warmup": (MOVING, True),
+        "trainer.diffusion.noise_schedule": (DIFFUSION, "cosine"),
+        "trainer.diffusion.min_mask_ratio": (DIFFUSION, 0.5),
+        "trainer.diffusion.max_mask_ratio": (DIFFUSION, 0.5),
+        "trainer.diffusion.eps": (DIFFUSION, 0.9),
+        "trainer.diffusion.importance_weighting": (DIFFUSION, False),
+        "trainer.diffusion.shift_logits": (DIFFUSION, False),
+        "trainer.diffusion.end_padding": (DIFFUSION, 3),
+        "trainer.diffusion.mask_token_id": (DIFFUSION, 1),
+        "trainer.diffusion.mask_token_str": (DIFFUSION, "<|im_start|>"),
+        "trainer.diffusion.num_diffusion_steps": (UNMASKED, 1),
+        "trainer.diffusion.block_length": (UNMASKED, 1),
         "trainer.profile.start_step": (PROFILE, 2),
         "trainer.profile.num_steps": (PROFILE, 2),
         "trainer.watch.on_alarm": (DIVERGING, "stop"),

@@ -24,6 +24,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
     rows = builders.write_rows(tmp_path / "alpaca.jsonl", builders.alpaca_rows(60))
     here = {
         "quickstart": [],
+        "diffusion": [],
         "lora": [],
         "qlora": [],
         "eaft": [],
@@ -92,6 +93,14 @@ def test_the_example_of_grokking_takes_its_first_steps(run_example):
     folder = run_example("grokking", *few)
     assert len(losses_of(folder)) == 1
     assert len(losses_of(folder, "eval/exact_match")) == 1
+
+
+def test_the_diffusion_example_takes_its_first_steps_and_writes(run_example, capsys):
+    few = ["evaluation.exact_match.max_rows=8", "evaluation.samples.count=1", "trainer.arguments.eval_on_start=false"]
+    folder = run_example("diffusion", *SHORT, "trainer.arguments.physical_batch_size=8", *few)
+    assert len(losses_of(folder, "train/accuracy")) == 2 and samples_of(folder)
+    assert main(["generate", str(folder), "--max-new-tokens", "4", "sort c b a", ":mask 0.5 sort c b a = a b c"]) == 0
+    assert "Masked (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("script", "count"), [("make_quickstart", 4), ("make_modular", 2)])

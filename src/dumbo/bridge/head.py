@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -34,6 +34,18 @@ def leaving_logits(model: Any) -> Iterator[None]:
             module.forward = _forward(parts)
             stack.callback(delattr, module, "forward")  # the instance's; the class has its own
         yield
+
+
+def logits_at(model: Any, inputs: Mapping[str, Any], places: Tensor) -> Tensor:
+    """The logits of `model` at `places` (bool [sequences, tokens]), [places, vocabulary]; where its head is a linear
+    layer, no others are made."""
+    try:
+        with leaving_logits(model):
+            logits = model(**inputs).logits
+    except HeadError:
+        logits = model(**inputs).logits
+    chosen: Tensor = logits[places]
+    return chosen.values_of("generation") if isinstance(chosen, LazyLogits) else chosen
 
 
 class HeadShape(NamedTuple):

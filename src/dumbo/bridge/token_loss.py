@@ -82,27 +82,28 @@ class TokenLoss:
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; the auxiliary loss of a model's experts is not in it."""
+        if self._size is None:
+            _refuse_both_sides(model)
         targets = next_targets(batch["labels"])
         kept = targets != IGNORED
         options = self._options if torch.is_grad_enabled() else LossOptions(tile_rows=self._options.tile_rows)
         inputs = {name: value for name, value in batch.items() if name not in ("labels", WEIGHTS)}
         weights = next_weights(batch[WEIGHTS])[kept] if WEIGHTS in batch else None
         logits = self._logits(model, inputs, targets.numel())
-        if isinstance(logits, LazyLogits) and logits.reason is None:
-            _insist_on_weights(logits)
-            self._say_once("without", _described(logits, options))
-            found = self._compute(logits.linear.rows(kept), targets[kept], options, weights)
+        linear = self._unmade(logits, options)
+        if linear is not None:
+            found = self._compute(linear.rows(kept), targets[kept], options, weights)
         elif options.z_loss or options.with_metrics or options.weigh is not None or weights is not None:
-            found = cross_entropy_of(_values(logits)[kept], targets[kept], options, weights)
+            found = cross_entropy_of(values_of(logits)[kept], targets[kept], options, weights)
         else:
-            return next_token_cross_entropy(_values(logits), batch["labels"], options.label_smoothing) / num_items
+            return next_token_cross_entropy(values_of(logits), batch["labels"], options.label_smoothing) / num_items
         self._count(found, kept.sum())
         return found.total / num_items
 
     def _count(self, found: LinearLoss, tokens: Tensor) -> None:
         if found.num_correct is None and found.weight is None:
             return
-        known = [0 if value is None else value for value in found[1:]]
+        known = [0 if value is None else value for value in found[1:4]]
         counts = torch.stack([torch.as_tensor(value, device=tokens.device) for value in (*known, tokens)])
         counts = counts.detach().double()
         self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
@@ -129,10 +130,27 @@ class TokenLoss:
         held: Tensor = model(**inputs).logits
         return held
 
+    def _unmade(self, logits: Tensor, options: LossOptions) -> LinearLogits | None:
+        """What would make logits that nobody has computed; None for others."""
+        if not isinstance(logits, LazyLogits) or logits.reason is not None:
+            return None
+        _insist_on_weights(logits)
+        self._say_once("without", _described(logits, options))
+        return logits.linear
+
     def _say_once(self, what: str, line: str) -> None:
         if what not in self._has_said:
             self._has_said.add(what)
             self._say(line)
+
+
+def _refuse_both_sides(model: Any) -> None:
+    config = getattr(getattr(model, "module", model), "config", None)
+    if getattr(config, "is_causal", None) is False:
+        raise RunError(
+            "the model sees both sides of a token (is_causal: false in its config.json): it would learn to copy\n"
+            "    add 'diffusion' under plugins, or write model.config_overrides: {is_causal: true}"
+        )
 
 
 def _insist_on_weights(logits: LazyLogits) -> None:
@@ -145,7 +163,8 @@ def _insist_on_weights(logits: LazyLogits) -> None:
             )
 
 
-def _values(logits: Tensor) -> Tensor:
+def values_of(logits: Tensor) -> Tensor:
+    """The logits, computed if they are not yet."""
     return logits.values_of("the loss") if isinstance(logits, LazyLogits) else logits
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dumbo.inference.generate import Sampling
+    from dumbo.inference.generate import Reply, Sampling
     from dumbo.inference.opening import Opened
 
 
@@ -26,6 +26,12 @@ def add_generation_arguments(parser: argparse.ArgumentParser, temperature: float
     )
     parser.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="draw from the likeliest share P only")
     parser.add_argument("--top-k", type=_whole, default=0, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument(
+        "--steps", type=_positive, default=None, metavar="N", help="of a diffusion model: forward passes"
+    )
+    parser.add_argument(
+        "--block-length", type=_positive, default=None, metavar="N", help="of a diffusion model: tokens written at once"
+    )
     parser.add_argument("--seed", type=_whole, default=None, help="seed of what is drawn")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument(
@@ -52,7 +58,26 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
         if useless:
             message = f"{useless[0]} has no effect: at temperature 0 the likeliest token is taken"
             raise DumboError(f"{message}\n    write --temperature 0.7 too")
-    return Sampling(options.temperature, options.top_p, options.top_k)
+    return Sampling(
+        options.temperature,
+        options.top_p,
+        options.top_k,
+        steps=options.steps,
+        block_length=options.block_length,
+    )
+
+
+def check_sampling(opened: Opened, sampling: Sampling) -> None:
+    """Make sure that everything that was asked for has an effect.
+
+    Raises:
+        DumboError: the model does not write in such a way.
+    """
+    from dumbo.errors import DumboError
+
+    for name in sorted(opened.generator.ignores):
+        if getattr(sampling, name) != type(sampling).__dataclass_fields__[name].default:
+            raise DumboError(f"--{name.replace('_', '-')} has no effect: this model writes {opened.generator.way}")
 
 
 def open_for(options: argparse.Namespace) -> Opened:
@@ -78,6 +103,7 @@ def open_for(options: argparse.Namespace) -> Opened:
         allow_pickle=allowed,
         unquantized=options.unquantized,
     )
+    check_sampling(opened, sampling_of(options))
     if options.system:
         check_system(opened, options.system)
     if options.seed is not None:
@@ -110,7 +136,7 @@ def stream_answer(
     messages: Sequence[Mapping[str, Any]],
     options: argparse.Namespace,
     write: Callable[[str], None],
-) -> str:
+) -> Reply:
     """Write the answer to `messages` while it comes, and return it."""
     from dumbo.bridge.streaming import WordStreamer
 
@@ -125,9 +151,24 @@ def stream_answer(
         write(text)
 
     streamer = WordStreamer(generator.tokenizer, write_trimmed)
-    prompt = generator.prompt(messages)
-    ids = generator.stream(prompt, options.max_new_tokens, sampling_of(options), streamer)
-    return generator.text(ids).strip()
+    reply = generator.reply(messages, options.max_new_tokens, sampling_of(options), streamer)
+    if reply.note:
+        print(reply.note, file=sys.stderr, flush=True)
+    for text, is_right in reply.pieces:
+        write_piece(text, is_right)
+    return reply
+
+
+def write_piece(text: str, is_right: bool | None) -> None:
+    """To standard output; on a terminal what is right is green, what is wrong red, and what was given dim."""
+    if not sys.stdout.isatty():
+        to_stdout(text)
+        return
+    code = {True: "32", False: "31", None: "2"}[is_right]
+    sys.stdout.write(f"\x1b[{code}m")
+    to_stdout(text)
+    sys.stdout.write("\x1b[0m")
+    sys.stdout.flush()
 
 
 def to_stdout(text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dumbo.errors import DumboError
 
@@ -31,12 +31,16 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: the likeliest at temperature 0, else drawn."""
+    """How tokens are chosen: the likeliest at temperature 0, else drawn. A generator says which of it has no effect."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    steps: int | None = None
+    """Forward passes, of generators that write several tokens in one; None for what the model's files say."""
+    block_length: int | None = None
+    """Tokens that such a generator finishes before it goes on to the next; None for what the model's files say."""
 
     def options(self) -> dict[str, Any]:
         """As values of Transformers' `GenerationConfig`."""
@@ -50,8 +54,25 @@ class Sampling:
 GREEDY = Sampling()
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What came of a user's words."""
+
+    text: str
+    asked: str | None
+    """What the model was asked, as a conversation is to remember it; None where this was no turn of one."""
+    note: str = ""
+    """To be told before the text."""
+    pieces: tuple[tuple[str, bool | None], ...] = ()
+    """The text, where nothing of it was streamed, in pieces: each right, wrong, or (None) not the model's own."""
+
+
 class TextGenerator:
-    """Writes with a model and its tokenizer."""
+    """Writes with a model and its tokenizer, from left to right; plugins derive generators of their own from it."""
+
+    way: ClassVar[str] = "from left to right, a token at a time"
+    ignores: ClassVar[frozenset[str]] = frozenset({"steps", "block_length"})
+    """What of a `Sampling` it can do nothing with."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, writer: Writer) -> None:
         """`model` has Transformers' `generate`."""
@@ -79,7 +100,7 @@ class TextGenerator:
         rooms = [self._room(prompt, max_new_tokens) for prompt in prompts]
         order = sorted((index for index, room in enumerate(rooms) if room), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
-        with _evaluating(self.model):
+        with self.evaluating():
             for batch in _batches(order, [len(prompt) for prompt in prompts], rooms):
                 written = self._generate([prompts[index] for index in batch], rooms[batch[0]], sampling)
                 for index, ids in zip(batch, written, strict=True):
@@ -98,8 +119,15 @@ class TextGenerator:
         if not room:
             limit = self.context_length
             raise DumboError(f"the prompt has {len(prompt)} tokens, and the model takes {limit} with its answer")
-        with _evaluating(self.model):
+        with self.evaluating():
             return self._generate([prompt], room, sampling, streamer=streamer)[0]
+
+    def reply(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int, sampling: Sampling, streamer: Any
+    ) -> Reply:
+        """Answer what a user wrote last, which may hold commands that a generator knows; as `stream` otherwise."""
+        ids = self.stream(self.prompt(messages), max_new_tokens, sampling, streamer)
+        return Reply(self.text(ids).strip(), messages[-1]["content"])
 
     @property
     def context_length(self) -> int | None:
@@ -138,6 +166,19 @@ class TextGenerator:
         except Exception:  # templates run arbitrary expressions, and refuse in any way they like
             return False
         return first != second
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model without dropout and gradients for a while."""
+        import torch
+
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(was_training)
 
     def end_ids(self) -> list[int]:
         """The tokens that end an answer."""
@@ -198,17 +239,3 @@ def _batches(order: Sequence[int], lengths: Sequence[int], rooms: Sequence[int])
         batch.append(index)
     if batch:
         yield batch
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout and gradients for a while."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.blame import describe
 from dumbo.data.records import Origin
 from dumbo.errors import DumboError, Problem, RunError
+from dumbo.inference.choosing import generator_of_model
 from dumbo.inference.generate import TextGenerator, Writer
 from dumbo.inference.prompting import PlainPromptWriter, PromptWriter, writer_for
 from dumbo.local_paths import near_paths
@@ -76,7 +77,8 @@ def open_model(
         name = train_format.name if isinstance(writer, PromptWriter) else _AS_IT_IS
     elif tokenizer.chat_template and not raw:
         writer, name = ChatTemplateWriter(tokenizer), "the tokenizer's chat template"
-    return Opened(TextGenerator(model, tokenizer, writer), folder, name)
+    listed, place = tree.get("plugins") or (), run_file.parent if run_file is not None else folder
+    return Opened(generator_of_model(model, tokenizer, writer, listed, place), folder, name)
 
 
 def find_model(path: Path) -> Path:

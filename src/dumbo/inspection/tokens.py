@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dumbo.data.encoding import decode_each
 from dumbo.data.train_format import Explanation
 from dumbo.errors import DataError
-from dumbo.plugin_loader import TokenizerLoaderPlugin
+from dumbo.tokenizers.loading import load_run_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +27,7 @@ def load_tokenizer(config: RunConfig, plugins: PluginManager) -> PreTrainedToken
     from dumbo.bridge.quiet import quieten_libraries
 
     quieten_libraries()
-    tokenizer: PreTrainedTokenizerBase = plugins.call_one(TokenizerLoaderPlugin, config, model=None)
-    return tokenizer
+    return load_run_tokenizer(plugins, config, None)
 
 
 def explain_record(record: Record, encoder: SourceEncoder, tokenizer: PreTrainedTokenizerBase) -> Explanation:

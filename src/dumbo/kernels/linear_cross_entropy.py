@@ -32,6 +32,8 @@ class LinearLoss(NamedTuple):
     """Scalar in nats: the sum of the entropies of the predicted distributions."""
     weight: Tensor | None = None
     """Scalar: the sum of what `LossOptions.weigh` said of the tokens."""
+    cross_entropy: Tensor | None = None
+    """Scalar in nats: the sum of the cross entropies alone, without weights and other terms."""
 
 
 class LossOptions(NamedTuple):
@@ -50,7 +52,7 @@ class LossOptions(NamedTuple):
     tile_rows: int | None = None
     """Tokens of a tile; by default what takes some tens of MiB."""
     with_metrics: bool = False
-    """Whether `num_correct` and `entropy` are wanted."""
+    """Whether `num_correct`, `entropy` and `cross_entropy` are wanted."""
     weigh: TokenWeights | None = None
     """v, which is not differentiated: how much a token counts by what is predicted for it; None: 1."""
 
@@ -98,7 +100,7 @@ def cross_entropy_of(
     with torch.no_grad():
         num_correct = (z.argmax(-1) == targets_N).sum().to(z.dtype)
         entropy = (lse - torch.linalg.vecdot(torch.softmax(z, -1), z)).sum()
-        return LinearLoss(total, num_correct, entropy, weight)
+        return LinearLoss(total, num_correct, entropy, weight, (lse - z_y).sum())
 
 
 def select_log_probabilities(logits: LinearLogits, ids_NK: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -142,12 +144,12 @@ class _CrossEntropy(torch.autograd.Function):
         weights_N: Tensor | None,  # noqa: N803
         is_training: bool,
         *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[5:] if is_training else (False,) * len(tensors)
         sweep = Sweep(logits.replaced(tensors), needs, options.gradient_filter)
         rows = options.tile_rows or tile_rows(sweep.num_tokens, sweep.size, targets_N.device)
         total = torch.zeros((), dtype=sweep.precision, device=targets_N.device)
-        tally = torch.zeros(3, dtype=sweep.precision, device=targets_N.device)
+        tally = torch.zeros(4, dtype=sweep.precision, device=targets_N.device)
         weights_N = None if weights_N is None else weights_N.detach().to(sweep.precision)  # noqa: N806
         in_vocabulary_tiles = sweep.is_narrow and rows < sweep.num_tokens
         sums, said = [], []
@@ -171,10 +173,12 @@ class _CrossEntropy(torch.autograd.Function):
             lse, w = torch.cat(sums), _Weights(weights_N, torch.cat(said) if said else None)
             sweep.add_by_vocabulary(lse, _coefficients(lse, targets_N, w, sweep.size, options), rows)
         ctx.sums = sweep.sums()
-        right, entropy, weight = (count.clone() for count in tally)
-        ctx.mark_non_differentiable(right, entropy, weight)
-        metrics = (right, entropy) if options.with_metrics else (None, None)
-        return total, *metrics, None if options.weigh is None else weight
+        right, entropy, weight, cross_entropy = (count.clone() for count in tally)
+        ctx.mark_non_differentiable(right, entropy, weight, cross_entropy)
+        weight_or_none = None if options.weigh is None else weight
+        if not options.with_metrics:
+            return total, None, None, weight_or_none, None
+        return total, right, entropy, weight_or_none, cross_entropy
 
     @staticmethod
     @once_differentiable
@@ -186,13 +190,14 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _counted(z: Tensor, p: Tensor, lse: Tensor, y: Tensor, v: Tensor | None, options: LossOptions) -> Tensor | int:
-    """Right predictions, entropies and weights of a tile, those that are wanted."""
+    """Right predictions, entropies, weights and cross entropies of a tile, those that are wanted."""
     if not options.with_metrics and v is None:
         return 0
-    counts = torch.zeros(3, dtype=z.dtype, device=z.device)
+    counts = torch.zeros(4, dtype=z.dtype, device=z.device)
     if options.with_metrics:
         counts[0] = (z.argmax(-1) == y).sum()
         counts[1] = (lse - torch.linalg.vecdot(p, z)).sum()
+        counts[3] = (lse - z.gather(-1, y[:, None])[:, 0]).sum()
     if v is not None:
         counts[2] = v.sum()
     return counts

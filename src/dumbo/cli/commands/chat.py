@@ -93,7 +93,8 @@ class _Conversation:
 
         system = [{"role": "system", "content": self._system}] if self._system else []
         question = {"role": "user", "content": text}
-        answer = stream_answer(self._opened, [*system, *self._turns, question], self._options, to_stdout)
+        reply = stream_answer(self._opened, [*system, *self._turns, question], self._options, to_stdout)
         print()
-        if self._keeps_turns:
-            self._turns += [question, {"role": "assistant", "content": answer}]
+        if self._keeps_turns and reply.asked is not None:
+            asked = {"role": "user", "content": reply.asked}
+            self._turns += [asked, {"role": "assistant", "content": reply.text}]
