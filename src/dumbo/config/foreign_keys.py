@@ -115,7 +115,6 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "lora_model_dir", "write model.peft.start_from, and peft under plugins; an adapter needs no merge for that"),
     ("A", "lora_fan_in_fan_out", "remove it; it follows from the model"),
     ("A", "relora", _NO_ADAPTER),
-    ("A", "dense_mixer", "write dense_mixer under plugins"),
     ("A", "llmcompressor", "write model.llm_compressor, and llm_compressor under plugins"),
     ("A", "lora_mlp_kernel", "write model.lora_kernels.mlp, and lora_kernels under plugins"),
     ("A", "lora_qkv_kernel lora_o_kernel", "write model.lora_kernels.linear, and lora_kernels under plugins"),
