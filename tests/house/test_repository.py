@@ -114,7 +114,7 @@ def example_configurations() -> list[Path]:
 def test_an_example_is_valid(path, model_folder, tmp_path):
     # Whoever has tried them has their results: a folder that holds a run would be refused.
     words = [f"trainer.output_dir={tmp_path / 'out'}"]
-    base = yaml.safe_load(path.read_text(encoding="utf-8"))["model"].get("base_model", "")
+    base = yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}).get("base_model", "")
     if base.startswith("runs/"):  # goes on from another's result
         words.append(f"model.base_model={model_folder}")
     result = builders.dumbo("check", path, *words, cwd=ROOT)

@@ -31,6 +31,21 @@ class LowerCasePlugin(BasePlugin):
         tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
         return tokenizer
 
+class MoodTokenPlugin(BasePlugin):
+    def patch_tokenizer(self, tokenizer, config):
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<mood>"]}, replace_extra_special_tokens=False)
+        return tokenizer
+
+class ParrotPlugin(BasePlugin):
+    def build_generator(self, model, tokenizer, writer):
+        from dumbo.inference.generate import GREEDY, TextGenerator
+        class Parrot(TextGenerator):
+            def answers(self, prompts, max_new_tokens, sampling=GREEDY):
+                return [list(prompt)[:max_new_tokens] for prompt in prompts]
+            def stream(self, prompt, max_new_tokens, sampling, streamer):
+                return self.answers([prompt], max_new_tokens)[0]
+        return Parrot(model, tokenizer, writer)
+
 class ZeroHeadPlugin(BasePlugin):
     def patch_model(self, model, config):
         model.lm_head.weight.data.zero_()
@@ -191,6 +206,24 @@ def test_a_tokenizer_loader(run_with):
     folder = run_with("LowerCasePlugin", model__tokenizer=builders.REMOVE)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert tokenizer("ADD Three").input_ids == tokenizer("add three").input_ids
+
+
+def test_a_tokenizer_patcher(run_with, plain):
+    from transformers import AutoTokenizer
+
+    folder = run_with("MoodTokenPlugin")
+    ids = AutoTokenizer.from_pretrained(folder / "model")("<mood>").input_ids
+    head = weights_of(folder / "model")["lm_head.weight"]
+    assert len(ids) == 1 and len(head) == ids[0] + 1 == len(weights_of(plain / "model")["lm_head.weight"]) + 1
+
+
+def test_a_generator(run_with, capsys):
+    changes = {"evaluation__samples__prompts": ["double h e y"], "evaluation__samples__max_new_tokens": 4}
+    folder = run_with("ParrotPlugin", plugins=[*SHIPPED, "samples", "./own.py:ParrotPlugin"], **changes)
+    (row, *_) = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    capsys.readouterr()
+    assert main(["generate", str(folder), "double h e y", "--max-new-tokens", "4"]) == 0
+    assert row["output"].strip() == capsys.readouterr().out.strip() != ""
 
 
 def test_a_model_patcher(run_with, plain):
@@ -583,6 +616,8 @@ SHOWN = {
     hooks.SchedulerPlugin: test_a_scheduler,
     hooks.LearningRatePlugin: test_learning_rates,
     hooks.LoadOptionsPlugin: test_load_options,
+    hooks.TokenizerPatcherPlugin: test_a_tokenizer_patcher,
+    hooks.GeneratorPlugin: test_a_generator,
     hooks.ModelPatcherPlugin: test_a_model_patcher,
     hooks.ReaderPlugin: test_a_reader_a_data_format_and_a_train_format,
     hooks.DataFormatPlugin: test_a_reader_a_data_format_and_a_train_format,
