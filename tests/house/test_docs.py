@@ -16,8 +16,10 @@ import yaml
 
 from dumbo.cli.composed import composed_model
 from dumbo.cli.main import VERBS, main
+from dumbo.cli.plugin_verbs import brought_verbs
 from dumbo.config.options import all_options
 from dumbo.config.yaml_tree import parse_yaml
+from dumbo.plugin_finder import find_installed
 from tests import builders
 
 PACKAGE = builders.ROOT / "src" / "dumbo"
@@ -169,6 +171,7 @@ def test_every_key_exists(page):
 @pages
 def test_every_command_exists(page):
     known = {option.key for option in all_options(composed_model())}
+    verbs = {*VERBS, *brought_verbs(find_installed()[0], list(VERBS))[0]}
     for block in blocks(page):
         if block.language != "sh":
             continue
@@ -178,7 +181,7 @@ def test_every_command_exists(page):
             if not where or not words[where[0] + 1 :] or words[where[0] - 1] in ("cd", "clone"):
                 continue
             verb = words[where[0] + 1]
-            assert verb in VERBS or verb.endswith(".yaml") or verb.startswith("-"), f"{page.name}: {line}"
+            assert verb in verbs or verb.endswith(".yaml") or verb.startswith("-"), f"{page.name}: {line}"
             for key in [word.partition("=")[0] for word in words if "=" in word and not word.startswith("-")]:
                 if "." in key:
                     assert re.sub(r"\.\d+(?=\.)", "", key) in known, f"{page.name}: {line}"
