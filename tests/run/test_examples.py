@@ -91,7 +91,7 @@ def test_experts_and_sparse_models_take_their_first_steps(run_example, model_fol
 def test_the_example_of_grokking_takes_its_first_steps(run_example):
     few = ["trainer.arguments.max_steps=2", "trainer.arguments.eval_steps=2", "evaluation.exact_match.max_rows=20"]
     folder = run_example("grokking", *few)
-    assert len(losses_of(folder)) == 1
+    assert len(losses_of(folder)) == 2
     assert len(losses_of(folder, "eval/exact_match")) == 1
 
 
