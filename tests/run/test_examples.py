@@ -160,6 +160,14 @@ def test_an_example_runs_to_its_end(run_example, name):
 
 
 @pytest.mark.full
+def test_the_diffusion_example_fills_in_masked_words(run_example):
+    """Well above what the most frequent word would be right: 18% of the masked ones."""
+    folder = run_example("diffusion", output="diffusion")
+    assert losses_of(folder, "eval/accuracy")[-1] > 0.45 and losses_of(folder, "eval/exact_match")[-1] > 0.1
+    assert {row["step"] for row in samples_of(folder)} >= {0, metrics_of(folder)[-1]["step"]}
+
+
+@pytest.mark.full
 def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     """What the README says of both: from nothing right to nine out of ten and more."""
     first = run_example("quickstart", output="quickstart")
