@@ -1,4 +1,4 @@
-"""Whole runs whose rows have a column beside their tokens: cached, packed, held out, and refused where nobody reads it."""
+"""Whole runs whose rows have a column beside their tokens: cached, packed, held out, refused where none reads it."""
 
 import json
 
