@@ -62,7 +62,7 @@ class TokenLoss:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = self._logits(model, inputs, targets.numel())
         if isinstance(logits, LazyLogits) and logits.reason is None:
-            _insist_on_weights(logits)
+            insist_on_weights(logits)
             self._say_once("without", _described(logits, options))
             found = self._compute(logits.linear.rows(kept), targets[kept], options)
         elif options.z_loss or options.with_metrics:
@@ -102,7 +102,8 @@ class TokenLoss:
             self._say(line)
 
 
-def _insist_on_weights(logits: LazyLogits) -> None:
+def insist_on_weights(logits: LazyLogits) -> None:
+    """Raise a RunError where the head's weights are not there any more."""
     for tensor in logits.linear.tensors:
         is_plain = type(tensor) in (Tensor, nn.Parameter)
         if is_plain and tensor.numel() and not tensor.untyped_storage().nbytes():

@@ -7,9 +7,10 @@ import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dumbo.data.records import Example, Record
+from dumbo.data.records import Conversation, Example, Record, Tokens
 from dumbo.data.sources import Source, placed
 from dumbo.data.train_format import Explanation, TrainFormatter
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
@@ -75,6 +76,7 @@ class SourceEncoder:
         with placed(self.index, "train_format"), _few_collections():
             for batch in batches:
                 results = self._complete(batch, next(encoded, None))
+                results = [_with_columns(*pair) for pair in zip(batch, results, strict=True)]
                 gc.collect(1)
                 if not packed_are_sound(results, self.num_embeddings):
                     results = [self._checked(*pair) for pair in zip(batch, results, strict=True)]
@@ -114,7 +116,7 @@ class SourceEncoder:
 
     def _result(self, record: Record) -> Example | DataError:
         try:
-            return self._encode(record)
+            return _with_columns(record, self._encode(record))
         except DataError as error:
             return error
 
@@ -127,6 +129,13 @@ class SourceEncoder:
             return record.origin.error(f"the plugin '{self.plugin}' made an example with {fault}")
         packed = (array("i", result.input_ids), array("i", result.labels))
         return Example(*packed, result.origin, result.counts, result.columns)
+
+
+def _with_columns(record: Record, result: Example | DataError) -> Example | DataError:
+    """The example with the columns that its record has for it."""
+    if not isinstance(record, Conversation | Tokens) or record.columns is None or isinstance(result, DataError):
+        return result
+    return replace(result, columns={**result.columns, **record.columns(result.input_ids, result.labels)})
 
 
 def common_template(encoders: Sequence[SourceEncoder]) -> str | None:

@@ -1,4 +1,4 @@
-"""How far a student's predictions are from a teacher's, over all tokens or over those that the teacher finds likeliest."""
+"""How far a student's predictions are from a teacher's, over all tokens or over the teacher's likeliest."""
 
 from __future__ import annotations
 
