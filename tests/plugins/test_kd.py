@@ -407,11 +407,12 @@ def test_a_recording_goes_on_where_it_was_and_trains_as_its_teacher_does(parts, 
         ("trainer.seed=8", "what a teacher said of other rows"),
         ("trainer.kd.recorded.top_k=4", "has 512"),
     ):
-        assert message in printed_by(capsys, 2, "train", str(file), change).err
+        elsewhere = f"trainer.output_dir={tmp_path / 'elsewhere'}"
+        assert message in printed_by(capsys, 2, "train", str(file), change, elsewhere).err
     assert "of another temperature" in printed_by(capsys, 2, *words, "trainer.kd.temperature=2.0").err
     facts = tmp_path / "said" / "recording.json"
     facts.write_text(facts.read_text().replace('"vocabulary": "', '"vocabulary": "0'))
-    assert "of another tokenizer's tokens" in printed_by(capsys, 2, "train", str(file)).err
+    assert "of another tokenizer's tokens" in printed_by(capsys, 2, "train", str(file), elsewhere).err
 
 
 def test_rows_with_messages_bring_their_teacher(parts, tmp_path):

@@ -24,6 +24,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
     here = {
         "quickstart": [],
         "lora": [],
+        "distill": [],
         "qlora": [],
         "first_run": [f"model.base_model={model_folder}"],
         "smollm2_alpaca": [
@@ -63,6 +64,9 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
     one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
     run_example("qlora", f"model.base_model={first / 'model'}", few, *one, output="qlora")
+    named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]
+    taught = run_example("distill", *named, "trainer.arguments.max_steps=2", "datasets.0.split=train[:64]", output="kd")
+    assert all(row["train/kd_loss"] > 0 for row in metrics_of(taught) if "train/loss" in row)
     folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
@@ -105,6 +109,12 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     assert right[0] == 0 and right[-1] > 0.9
     rows = samples_of(first)
     assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
+    named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]
+    taught, alone = (
+        losses_of(run_example("distill", *named, f"trainer.kd.alpha={alpha}", output=f"kd-{alpha}"), "eval/loss")[-1]
+        for alpha in (0.8, 1e-6)
+    )
+    assert taught < 0.9 * alone
     folder = run_example("qlora", f"model.base_model={first / 'model'}", output="qlora")
     assert losses_of(folder, "eval/exact_match")[-1] > 0.9
     folder = run_example("lora", f"model.base_model={first / 'model'}", output="lora")

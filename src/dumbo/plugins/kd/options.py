@@ -87,10 +87,10 @@ class KdOptions(Section):
 class TaughtOptions(FormatOptions):
     """What rows with a teacher's log-probabilities have in common."""
 
-    logprobs_field: TextOption = "logprobs"
+    field_logprobs: TextOption = "logprobs"
     """Column with a list for each of the last tokens of the row: log-probabilities, or entries with `token`
     (`token_id:123`) and `logprob`. The list of a token has the teacher's likeliest tokens at its place."""
-    token_ids_field: TextOption = "target_token_ids"
+    field_token_ids: TextOption = "target_token_ids"
     """Column with the token ids of the log-probabilities, where these are plain numbers."""
     top_k: Annotated[int, Field(ge=1)]
     """How many are kept at each place, the likeliest; places that have fewer are filled with -inf."""
@@ -101,14 +101,14 @@ class TaughtOptions(FormatOptions):
 class TaughtMessages(TaughtOptions):
     """Rows with messages, and what a teacher said of their last tokens."""
 
-    messages_field: TextOption = "messages"
+    field_messages: TextOption = "messages"
     """Column with the messages, each with `role` and `content`."""
 
 
 class TaughtTokens(TaughtOptions):
     """Rows of token ids, and what a teacher said of the last of them."""
 
-    input_ids_field: TextOption = "input_ids"
+    field_input_ids: TextOption = "input_ids"
     """Column with the token ids."""
-    labels_field: TextOption = "labels"
+    field_labels: TextOption = "labels"
     """Column with the labels, -100 where a token is not trained; rows without it are trained as a whole."""

@@ -33,18 +33,18 @@ def taught_format(options: TaughtMessages | TaughtTokens) -> DataFormat:
 
 
 def _conversation(row: Row, options: TaughtMessages) -> Conversation:
-    messages = read_column(row, options.messages_field)
+    messages = read_column(row, options.field_messages)
     is_list = isinstance(messages, list) and bool(messages)
     if not is_list or not all(isinstance(message, Mapping) and "role" in message for message in messages):
-        raise row.origin.error(f"no messages in '{options.messages_field}'", "each message needs role and content")
+        raise row.origin.error(f"no messages in '{options.field_messages}'", "each message needs role and content")
     return Conversation(tuple(messages), row.origin, columns=_columns(row, options))
 
 
 def _tokens(row: Row, options: TaughtTokens) -> Tokens:
-    ids = read_column(row, options.input_ids_field)
-    labels = row.values.get(options.labels_field)
+    ids = read_column(row, options.field_input_ids)
+    labels = row.values.get(options.field_labels)
     labels = ids if labels is None else labels
-    for name, values in ((options.input_ids_field, ids), (options.labels_field, labels)):
+    for name, values in ((options.field_input_ids, ids), (options.field_labels, labels)):
         if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
             raise row.origin.error(f"'{name}' is no list of token ids")
     if len(labels) != len(ids):
@@ -58,21 +58,21 @@ def _columns(row: Row, options: TaughtOptions) -> ColumnMaker:
     places = [
         _likeliest(place, options.top_k)
         for place in _places(
-            read_column(row, options.logprobs_field), row.values.get(options.token_ids_field), options, row.origin
+            read_column(row, options.field_logprobs), row.values.get(options.field_token_ids), options, row.origin
         )
     ]
     return lambda input_ids, labels: arrays_of(places, len(input_ids), options.top_k, options.temperature)
 
 
 def _places(told: Any, ids: Any, options: TaughtOptions, origin: Origin) -> list[Place]:
-    name, ids_name = options.logprobs_field, options.token_ids_field
+    name, ids_name = options.field_logprobs, options.field_token_ids
     if not isinstance(told, list) or not all(place is None or isinstance(place, list) for place in told):
         raise origin.error(f"'{name}' is no list with a list for each token")
     if any(isinstance(entry, Mapping) for place in told if place for entry in place):
         return [[_named_entry(entry, name, origin) for entry in place or ()] for place in told]
     if not isinstance(ids, list) or len(ids) != len(told):
         message = f"'{name}' has numbers for {len(told)} tokens, and '{ids_name}' does not have as many lists of ids"
-        raise origin.error(message, "name the column with the ids by 'token_ids_field'")
+        raise origin.error(message, "name the column with the ids by 'field_token_ids'")
     places: list[Place] = []
     for number, (logs, tokens) in enumerate(zip(told, ids, strict=True)):
         pairs = list(zip(tokens or (), logs or (), strict=False))
