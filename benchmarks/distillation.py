@@ -29,8 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Train, print, write the JSON file and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="runs/quickstart/model", help="the quickstart's model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps (400)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="(1 2)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (200)")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file; the plot goes beside it")
     options = parser.parse_args(words)
     runs: list[dict[str, Any]] = []

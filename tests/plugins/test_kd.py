@@ -367,7 +367,7 @@ def test_a_run_with_a_teacher_logs_both_parts_and_is_the_same_packed_and_with_pe
     lora = {"plugins": [*SHIPPED, "kd", "peft"], "model.peft": {"rank": 4}}
     packing = {
         "trainer.data.packing": True,
-        "trainer.data.sequence_length": 128,
+        "trainer.data.sequence_length": 300,
         "trainer.arguments.batch_size": 2,
         "trainer.arguments.physical_batch_size": 1,
     }

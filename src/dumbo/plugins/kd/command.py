@@ -49,7 +49,7 @@ def record_logprobs(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that go before those of the file")
     parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens that are read at once")
     parser.add_argument("--shard-tokens", type=int, default=SHARD_TOKENS, metavar="N", help="tokens of a file, about")
-    words = parser.parse_args(arguments)
+    words = parser.parse_intermixed_args(arguments)
     if words.batch_tokens < 1 or words.shard_tokens < 1:
         parser.error("there must be at least one token")
     configured = configure(words.config, words.overrides, Launch())
