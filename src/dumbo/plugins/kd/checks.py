@@ -15,6 +15,9 @@ def option_problems(options: KdOptions, config: RunConfig) -> Iterator[Problem]:
     """Everything that is wrong with them."""
     if options.teacher is not None and options.server is not None:
         yield Problem("teacher and server are both given", (*_KEY, "server"), hints=("remove one of them",))
+    if options.recorded is not None and options.server is not None and "top_k" in options.server.model_fields_set:
+        message = "a recording has as many as trainer.kd.recorded.top_k says"
+        yield Problem(message, (*_KEY, "server", "top_k"), hints=("write it there",))
     if not options.alpha:
         yield Problem(
             "nothing is learned from the teacher", (*_KEY, "alpha"), hints=("write more than 0, such as 0.5",)

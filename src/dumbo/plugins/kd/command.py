@@ -119,13 +119,20 @@ def write_recording(
         ConfigError: there is another recording in the folder.
         RunError: the teacher says something else of a row when it is asked again.
     """
+    from dumbo.errors import ConfigError
+    from dumbo.plugins.kd.running import count_tokens
+    from dumbo.redact import redact_text
+
     recorded = options.recorded
     assert recorded is not None
     name, temperature = (
         (options.teacher.path, options.temperature) if options.teacher is not None else (options.server.url, 1.0)  # type: ignore[union-attr]
     )
+    if recorded.top_k > count_tokens(tokenizer):
+        message = f"there are {count_tokens(tokenizer)} tokens"
+        raise ConfigError.at("trainer.kd.recorded.top_k", message, "write no more than these")
     kind = (recorded.top_k, recorded.dtype, temperature, shard_tokens)
-    facts = RecordingFacts(tokens_digest(dataset), vocabulary_digest(tokenizer), name, *kind)
+    facts = RecordingFacts(tokens_digest(dataset), vocabulary_digest(tokenizer), redact_text(name), *kind)
     recording = Recording.begin(Path(recorded.folder).expanduser(), facts)
     shards = list(recording.shards(dataset))
     left = [shard for shard in shards if not recording.is_whole(shard[0], shard[2])]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dumbo.errors import ConfigError, RunError
 from dumbo.plugins.kd.options import ServerOptions
+from dumbo.redact import redact_text
 
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Answers after which it is worth asking again."""
@@ -33,6 +34,7 @@ class TeacherServer:
         """
         self._options, self._say = options, say
         self._url = options.url.rstrip("/").removesuffix("/v1")
+        self._shown = redact_text(self._url)
         self._headers = {"Content-Type": "application/json"}
         if options.api_key_env is not None:
             key = os.environ.get(options.api_key_env)
@@ -107,7 +109,7 @@ class TeacherServer:
         if wanted is None and names:
             return names[0]
         if wanted is None or wanted not in names:
-            what = f"the server at {self._url} has {', '.join(names) or 'no model'}"
+            what = f"the server at {self._shown} has {', '.join(names) or 'no model'}"
             raise ConfigError.at(f"{_KEY}.model", f"there is no model '{wanted}'" if wanted else what, what)
         return wanted
 
@@ -130,13 +132,13 @@ class TeacherServer:
                 raise self._wrong("an answer that is no JSON") from error
             if attempt < self._options.retries:
                 if not attempt:
-                    self._say(f"the teacher's server {self._url}: {reason}; asked again")
+                    self._say(f"the teacher's server {self._shown}: {reason}; asked again")
                 time.sleep(self._options.retry_wait)
         tried = self._options.retries + 1
-        raise RunError(f"the teacher's server {self._url} was asked {tried} times\n    {reason}")
+        raise RunError(f"the teacher's server {self._shown} was asked {tried} times\n    {reason}")
 
     def _wrong(self, what: str) -> RunError:
-        return RunError(f"the teacher's server {self._url} cannot be used\n    {what}")
+        return RunError(f"the teacher's server {self._shown} cannot be used\n    {what}")
 
 
 def _vllm_place(place: Mapping[str, Any]) -> dict[int, float]:
