@@ -116,5 +116,7 @@ def test_an_example_is_valid(path, model_folder, tmp_path):
     words = [f"trainer.output_dir={tmp_path / 'out'}"]
     if path.name in ("lora.yaml", "qlora.yaml"):  # goes on from another's result
         words.append(f"model.base_model={model_folder}")
+    if path.name == "distill.yaml":
+        words += [f"model.tokenizer.path={model_folder}", f"trainer.kd.teacher.path={model_folder}"]
     result = builders.dumbo("check", path, *words, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
