@@ -447,6 +447,10 @@ OF_EXPERTS = frozenset({"model.peft.target_parameters"})
 """They need a model with experts: tests/plugins/test_peft_lora.py has one."""
 OF_OUTLIERS = frozenset({"model.bitsandbytes.threshold"})
 """On a CPU training has no outliers: tests/plugins/test_bitsandbytes.py looks at what the layers are given."""
+OF_TEACHERS = frozenset(
+    option.key for option in OPTIONS if option.key.startswith("trainer.kd.") and not option.is_section
+) | {f"datasets.data_format.{key}" for key in ("field_logprobs", "field_token_ids", "top_k", "temperature")}
+"""They need a teacher: tests/plugins/test_kd.py has several."""
 OWN_TEST = (
     frozenset({"model.trust_remote_code", "model.allow_pickle"})
     | OF_EARLIER_ADAPTERS
@@ -463,6 +467,7 @@ OWN_TEST = (
     | OF_LORA_KERNELS
     | OF_OTHER_EXPERTS
     | OF_ZEROS
+    | OF_TEACHERS
 )
 
 

@@ -117,5 +117,7 @@ def test_an_example_is_valid(path, model_folder, tmp_path):
     base = yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}).get("base_model", "")
     if base.startswith("runs/"):  # goes on from another's result
         words.append(f"model.base_model={model_folder}")
+    if path.name == "distill.yaml":
+        words += [f"model.tokenizer.path={model_folder}", f"trainer.kd.teacher.path={model_folder}"]
     result = builders.dumbo("check", path, *words, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr

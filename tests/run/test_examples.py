@@ -26,6 +26,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "quickstart": [],
         "diffusion": [],
         "lora": [],
+        "distill": [],
         "qlora": [],
         "eaft": [],
         "dft": [],
@@ -72,6 +73,9 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     run_example("qlora", f"model.base_model={first / 'model'}", few, *one, output="qlora")
     for name in ("eaft", "dft"):
         run_example(name, f"model.base_model={first / 'model'}", few, *one, output=name)
+    named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]
+    taught = run_example("distill", *named, "trainer.arguments.max_steps=2", "datasets.0.split=train[:64]", output="kd")
+    assert all(row["train/kd_loss"] > 0 for row in metrics_of(taught) if "train/loss" in row)
     folder = run_example("lora", f"model.base_model={first / 'model'}", few, *one)
     assert (folder / "model" / "adapter_model.safetensors").is_file()
     assert samples_of(folder)[0]["prompt"].startswith("double ")
@@ -175,6 +179,9 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     assert right[0] == 0 and right[-1] > 0.9
     rows = samples_of(first)
     assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
+    named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]
+    told = losses_of(run_example("distill", *named, output="kd"), "train/kd_loss")
+    assert told[-1] < 0.5 * told[0]
     folder = run_example("qlora", f"model.base_model={first / 'model'}", output="qlora")
     assert losses_of(folder, "eval/exact_match")[-1] > 0.9
     for name in ("eaft", "dft"):

@@ -134,7 +134,7 @@ class TokenLoss:
         """What would make logits that nobody has computed; None for others."""
         if not isinstance(logits, LazyLogits) or logits.reason is not None:
             return None
-        _insist_on_weights(logits)
+        insist_on_weights(logits)
         self._say_once("without", _described(logits, options))
         return logits.linear
 
@@ -153,7 +153,8 @@ def _refuse_both_sides(model: Any) -> None:
         )
 
 
-def _insist_on_weights(logits: LazyLogits) -> None:
+def insist_on_weights(logits: LazyLogits) -> None:
+    """Raise a RunError where the head's weights are not there any more."""
     for tensor in logits.linear.tensors:
         is_plain = type(tensor) in (Tensor, nn.Parameter)
         if is_plain and tensor.numel() and not tensor.untyped_storage().nbytes():

@@ -157,17 +157,15 @@ class TokenDataset:
         """Of all columns, by their names."""
         return {name: kind for columns in self.columns for name, kind in columns.types.items()}
 
-    def with_columns(self, types: Mapping[str, ColumnType], values: Mapping[str, NDArray[Any]]) -> TokenDataset:
-        """With columns of which `values` [all tokens, ...] has what the rows have, one row after the other.
+    def with_columns(self, columns: Columns) -> TokenDataset:
+        """With more columns of its rows.
 
         Raises:
-            ValueError: there are columns of such a name, or not as many values as tokens.
+            ValueError: there are columns of such a name, or they are not those of as many rows.
         """
-        if self.column_types.keys() & types.keys() or types.keys() != values.keys():
-            raise ValueError(f"columns {sorted(types)} cannot be put beside {sorted(self.column_types)}")
-        if any(len(array) != self.num_tokens for array in values.values()):
-            raise ValueError(f"there are not as many values as the {self.num_tokens} tokens")
-        return replace(self, columns=(*self.columns, Columns.of_rows(types, values, self.length)))
+        if self.column_types.keys() & columns.types.keys() or len(columns.block) != len(self):
+            raise ValueError(f"columns {sorted(columns.types)} cannot be put beside {sorted(self.column_types)}")
+        return replace(self, columns=(*self.columns, columns))
 
     @property
     def num_tokens(self) -> int:

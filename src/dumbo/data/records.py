@@ -40,6 +40,9 @@ class Row:
     origin: Origin
 
 
+ColumnMaker = Callable[[Sequence[int], Sequence[int]], "Mapping[str, Column]"]
+"""(token ids, labels) -> columns beside them: what a row has for its tokens, once these are known."""
+
 Message = Mapping[str, Any]
 """A message as chat templates take it: `role` and `content`, perhaps `reasoning_content` and `tool_calls`, and whatever
 else the template reads."""
@@ -90,6 +93,7 @@ class Conversation(Weighted):
     """JSON schemas."""
     training: tuple[MessageTraining, ...] = ()
     """One for each message, or none where the row says nothing about training."""
+    columns: ColumnMaker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ class Tokens(Weighted):
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     origin: Origin
+    columns: ColumnMaker | None = None
 
 
 @dataclass(frozen=True, slots=True)

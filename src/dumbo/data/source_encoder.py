@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dumbo.data.loss_weights import weigh_example
-from dumbo.data.records import Example, Record
+from dumbo.data.records import Conversation, Example, Record, Tokens
 from dumbo.data.sources import Source, placed
 from dumbo.data.train_format import Explanation, TrainFormatter
 from dumbo.errors import ConfigError, DataError, PluginError, Problem
@@ -77,6 +77,7 @@ class SourceEncoder:
         with placed(self.index, "train_format"), _few_collections():
             for batch in batches:
                 results = self._complete(batch, next(encoded, None))
+                results = [_with_columns(*pair) for pair in zip(batch, results, strict=True)]
                 gc.collect(1)
                 if not packed_are_sound(results, self.num_embeddings):
                     results = [self._checked(*pair) for pair in zip(batch, results, strict=True)]
@@ -117,7 +118,7 @@ class SourceEncoder:
 
     def _result(self, record: Record) -> Example | DataError:
         try:
-            return self._encode(record)
+            return _with_columns(record, self._encode(record))
         except DataError as error:
             return error
 
@@ -134,6 +135,13 @@ class SourceEncoder:
 
 def _weighed(record: Record, result: Example | DataError) -> Example | DataError:
     return result if record.weight == 1 or isinstance(result, DataError) else weigh_example(result, record.weight)
+
+
+def _with_columns(record: Record, result: Example | DataError) -> Example | DataError:
+    """The example with the columns that its record has for it."""
+    if not isinstance(record, Conversation | Tokens) or record.columns is None or isinstance(result, DataError):
+        return result
+    return replace(result, columns={**result.columns, **record.columns(result.input_ids, result.labels)})
 
 
 def common_template(encoders: Sequence[SourceEncoder]) -> str | None:

@@ -136,9 +136,12 @@ def tile_rows(num_tokens: int, size: int, device: torch.device) -> int:
 class Sweep:
     """Goes over tiles of logits, and gathers the gradients of what made them."""
 
-    def __init__(self, logits: LinearLogits, needs: Sequence[bool], gradient_filter: float = 0.0) -> None:
-        """`needs` says of which of `logits.tensors` gradients are wanted. The leading dimension is one."""
-        self._steps, self._filter = logits.steps, gradient_filter
+    def __init__(
+        self, logits: LinearLogits, needs: Sequence[bool], gradient_filter: float = 0.0, in_full: bool = False
+    ) -> None:
+        """`needs` says of which of `logits.tensors` gradients are wanted; `in_full`, that those of weights are added up
+        in at least float32, too. The leading dimension is one."""
+        self._steps, self._filter, self._in_full = logits.steps, gradient_filter, in_full
         self._compute = logits.dtype or logits.hidden[0].dtype
         self._hidden = [_cast(hidden, self._compute) for hidden in logits.hidden]
         self._weights = [_cast(weight, self._compute) for weight in logits.weights]
@@ -163,7 +166,7 @@ class Sweep:
     def _sum_type(self, place: int, tensor: Tensor) -> torch.dtype:
         """Weights are as large as everything else together, and so are not raised: they are added up in tiles."""
         is_weight = len(self._hidden) <= place < 2 * len(self._hidden)
-        return tensor.dtype if is_weight else torch.promote_types(tensor.dtype, self.precision)
+        return tensor.dtype if is_weight and not self._in_full else torch.promote_types(tensor.dtype, self.precision)
 
     def tiles(self, rows: int) -> Iterator[slice]:
         """The tokens of one tile after the other."""
@@ -193,6 +196,10 @@ class Sweep:
             gz.add_(at.everywhere[:, None])
         gz.scatter_add_(-1, at.ids, at.values.to(gz.dtype))
         self._add_products(tile, slice(None), self._before_steps(gz, kept))
+
+    def add_gradient(self, tile: slice, gradient: Tensor, kept: Sequence[Tensor]) -> None:
+        """Add the gradients of a tile, of what its logits have, [rows, vocabulary]; that is used up."""
+        self._add_products(tile, slice(None), self._before_steps(gradient, kept))
 
     def add_by_vocabulary(self, lse: Tensor, at: Coefficients, rows: int) -> None:
         """Add all gradients, by tiles of the vocabulary: each weight's is a sum over all tokens at once, rounded once.

@@ -1,11 +1,13 @@
 """Columns beside tokens: from an example to a batch, by all ways that rows can take."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dumbo.data.collate import PackedCollator, PaddingCollator
-from dumbo.data.columns import Column, column_fault
+from dumbo.data.columns import Column, Columns, column_fault
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.encoded import RowWriter, read_rows
 from dumbo.data.records import Example, Origin
@@ -62,13 +64,12 @@ def test_rows_are_chosen_cut_and_joined_with_their_columns(dataset):
 def test_columns_are_put_beside_rows_that_were_chosen_and_cut(dataset):
     chosen = dataset.select([2, 0, 2]).cut(np.array([1, 0, 0]), np.array([1, 3, 2], np.int32))
     values = {"place": np.arange(6)}
-    placed = chosen.with_columns({"place": Column(values["place"]).type}, values)
+    placed = chosen.with_columns(Columns.of_rows({"place": Column(values["place"]).type}, values, chosen.length))
     assert [placed[row]["place"].tolist() for row in range(3)] == [[0], [1, 2, 3], [4, 5]]
     assert placed.select([2, 1])[1, 1, 2]["place"].tolist() == [2, 3] and weights_of(placed)[0] == [5]
-    with pytest.raises(ValueError, match="not as many values"):
-        dataset.with_columns({"place": Column(values["place"]).type}, values)
-    with pytest.raises(ValueError, match="cannot be put beside"):
-        placed.with_columns({"place": Column(values["place"]).type}, values)
+    for wrong in (placed.columns[-1], replace(placed.columns[-1], types={}).select(np.array([0]))):
+        with pytest.raises(ValueError, match="cannot be put beside"):
+            placed.with_columns(wrong)
 
 
 def test_different_columns_of_one_name_are_refused(dataset):

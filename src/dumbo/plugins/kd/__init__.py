@@ -1,0 +1,1 @@
+"""Training on what a teacher says of every token: live, recorded, or from a server."""

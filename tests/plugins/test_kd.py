@@ -1,0 +1,466 @@
+"""Distillation: the loss, its teachers in the process, beside the rows, behind HTTP and recorded; what is refused."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dumbo.data.collate import PackedCollator, PaddingCollator
+from dumbo.data.columns import Columns
+from dumbo.data.dataset import TokenDataset
+from dumbo.data.records import Example, Origin, Row
+from dumbo.errors import DataError, RunError
+from dumbo.losses.token import count_supervised
+from dumbo.plugins.kd.loss import KdLoss
+from dumbo.plugins.kd.options import KdOptions, ServerOptions, TaughtMessages, TaughtTokens, TeacherOptions
+from dumbo.plugins.kd.recording import IDS, LOGPROBS, column_types
+from dumbo.plugins.kd.rows import arrays_of, taught_format
+from dumbo.plugins.kd.server import TeacherServer
+from dumbo.plugins.kd.teachers import LiveTeacher, RowTeacher, ServerTeacher
+from tests import builders
+from tests.run.whole_runs import SHIPPED, metrics_of, printed_by, run_here
+
+ORIGIN = Origin("rows.jsonl", 1)
+VOCABULARY = 64
+
+
+@pytest.fixture(scope="module")
+def student():
+    return builders.build_tiny_model(VOCABULARY, seed=1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return builders.build_tiny_model(VOCABULARY, seed=2, hidden_size=48)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    numbers = np.random.default_rng(0)
+    examples = []
+    for length in (9, 5, 7, 2):
+        ids = numbers.integers(0, VOCABULARY, length).tolist()
+        examples.append(Example(ids, [-100] * (length // 3) + ids[length // 3 :], ORIGIN))
+    return TokenDataset.from_examples(examples)
+
+
+def batch_of(rows, packed=False):
+    items = [rows[row] for row in range(len(rows))]
+    return PackedCollator()(items) if packed else PaddingCollator(0, rows.column_types)(items)
+
+
+def beside(rows, ids, logs):
+    """`rows` with what a teacher said: [all tokens, K] both."""
+    types = column_types(ids.shape[1], "float32")
+    values = {IDS: np.asarray(ids, np.int32), LOGPROBS: np.asarray(logs, np.float32)}
+    return rows.with_columns(Columns.of_rows(types, values, rows.length))
+
+
+def taught_by(rows, teacher, count, temperature=1.0):
+    """`rows` with the `count` likeliest tokens of a model beside them."""
+    live = LiveTeacher(teacher, TeacherOptions(path="t"), KdOptions(temperature=temperature), VOCABULARY)
+    ids, logs = np.zeros((rows.num_tokens, count)), np.full((rows.num_tokens, count), -np.inf)
+    at = 0
+    for row in range(len(rows)):
+        length = int(rows.length[row])
+        kept = torch.arange(length)[None] < length - 1
+        found = live.top_k({"input_ids": torch.tensor(rows[row]["input_ids"][None])}, kept, count)
+        ids[at : at + length - 1], logs[at : at + length - 1] = (part.numpy() for part in found)
+        at += length
+    return beside(rows, ids, logs)
+
+
+def live(teacher, **options):
+    kd = KdOptions(teacher=TeacherOptions(path="t"), **options)
+    return KdLoss(kd, LiveTeacher(teacher, kd.teacher, kd, VOCABULARY), print)
+
+
+def from_rows(power=1.0, **options):
+    kd = KdOptions(**options)
+    return KdLoss(kd, RowTeacher(kd, power, VOCABULARY), print)
+
+
+def measured(loss, student, batch):
+    """The loss as a mean, and the gradients of all weights."""
+    student.zero_grad()
+    found = loss(student, batch, count_supervised(batch["labels"]))
+    found.backward()
+    return float(found.detach()), torch.cat([weight.grad.flatten() for weight in student.parameters()])
+
+
+def assert_alike(one, other, tolerance=2e-5):
+    assert one[0] == pytest.approx(other[0], abs=tolerance)
+    assert torch.allclose(one[1], other[1], atol=tolerance)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(student, rows):
+    for temperature, beta in ((1.0, 0.0), (2.0, 0.5), (2.0, 1.0)):
+        loss = live(student, alpha=1.0, ce_alpha=0.0, temperature=temperature, beta=beta)
+        student.requires_grad_(True)  # a teacher's weights are frozen, and these are the student's, too
+        found, gradient = measured(loss, student, batch_of(rows))
+        assert abs(found) < 1e-6 and gradient.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_teacher_that_knows_the_next_token_is_the_cross_entropy(student, rows, packed):
+    """A row that were one off, or a document that saw the next one, would be another loss."""
+    following = np.concatenate([np.append(rows[row]["input_ids"][1:], 0) for row in range(len(rows))])
+    taught = beside(rows, following[:, None], np.zeros((rows.num_tokens, 1)))
+    plain = from_rows(alpha=0.0, ce_alpha=1.0)
+    kd = from_rows(alpha=1.0, ce_alpha=0.0)
+    assert_alike(measured(kd, student, batch_of(taught, packed)), measured(plain, student, batch_of(taught, packed)))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_all_tokens_beside_the_rows_are_a_teacher_in_the_process(student, teacher, rows, beta, temperature):
+    taught = taught_by(rows, teacher, VOCABULARY, temperature)
+    options = {"temperature": temperature, "beta": beta}
+    whole = measured(live(teacher, **options), student, batch_of(rows))
+    for outside in ("bucket", "ignored"):
+        assert_alike(measured(from_rows(**options, outside=outside), student, batch_of(taught)), whole)
+    raw = taught_by(rows, teacher, VOCABULARY)
+    again = from_rows(1 / temperature, **options, outside="ignored")
+    assert_alike(measured(again, student, batch_of(raw)), whole)
+
+
+def test_the_gradient_at_a_temperature_is_that_of_the_value(student, teacher, rows):
+    """T^2 belongs to both: a step along the gradient changes the loss by as much as it says."""
+    loss, batch = live(teacher, alpha=1.0, ce_alpha=0.0, temperature=4.0), batch_of(rows)
+    found, gradient = measured(loss, student, batch)
+    length, step = float(gradient.norm()), 1e-2
+    before = [weight.detach().clone() for weight in student.parameters()]
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            torch.nn.utils.vector_to_parameters(
+                torch.nn.utils.parameters_to_vector(before) + sign * step * gradient / length, student.parameters()
+            )
+        values.append(measured(loss, student, batch)[0])
+    with torch.no_grad():
+        for weight, kept in zip(student.parameters(), before, strict=True):
+            weight.copy_(kept)
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(length, rel=0.02)
+
+
+@pytest.mark.parametrize("tile_tokens", [1, 3])
+def test_it_does_not_matter_how_rows_lie_and_how_many_tokens_a_tile_has(student, teacher, rows, tile_tokens):
+    whole = measured(live(teacher, temperature=2.0, beta=0.5), student, batch_of(rows))
+    tiled = live(teacher, temperature=2.0, beta=0.5, tile_tokens=tile_tokens)
+    assert_alike(measured(tiled, student, batch_of(rows)), whole)
+    assert_alike(measured(tiled, student, batch_of(rows, packed=True)), whole)
+    kd, ce, tokens = tiled.sums.tolist()
+    assert tokens == 2 * rows.num_supervised and (kd + ce) / 2 / tokens == pytest.approx(whole[0], abs=1e-5)
+
+
+def test_a_head_that_is_not_one_layer_is_learned_with_its_logits(teacher, rows):
+    gemma = builders.build_tiny_model(VOCABULARY, seed=1)
+    expected = measured(live(teacher), gemma, batch_of(rows))
+    head = gemma.lm_head.weight
+    gemma.lm_head = torch.nn.Sequential(torch.nn.Linear(32, VOCABULARY, bias=False))
+    gemma.lm_head[0].weight = head
+    assert_alike(measured(live(teacher), gemma, batch_of(rows)), expected)
+
+
+def test_without_gradients_it_is_the_cross_entropy(student, teacher, rows):
+    batch = batch_of(rows)
+    with torch.no_grad():
+        found = float(live(teacher)(student, batch, count_supervised(batch["labels"])))
+    assert found == pytest.approx(
+        measured(
+            from_rows(alpha=0.0, ce_alpha=1.0),
+            student,
+            batch_of(beside(rows, np.zeros((rows.num_tokens, 1)), np.zeros((rows.num_tokens, 1)))),
+        )[0],
+        abs=1e-5,
+    )
+
+
+def test_vocabularies_that_are_filled_up_differently_are_compared_where_both_have_tokens(student, teacher, rows):
+    larger = builders.build_tiny_model(VOCABULARY, seed=2, hidden_size=48)
+    larger.resize_token_embeddings(VOCABULARY + 8)
+    assert_alike(measured(live(larger), student, batch_of(rows)), measured(live(teacher), student, batch_of(rows)))
+
+
+def test_a_token_that_nobody_knows_is_told(student, rows):
+    taught = beside(rows, np.full((rows.num_tokens, 1), VOCABULARY), np.zeros((rows.num_tokens, 1)))
+    with pytest.raises(RunError, match="names the token id 64"):
+        measured(from_rows(), student, batch_of(taught))
+    with pytest.raises(RunError, match="left it out"):
+        measured(from_rows(), student, batch_of(rows))
+
+
+# Rows that bring their own.
+
+V1 = [
+    [{"token": "token_id:5", "logprob": -0.1}, {"token": "token_id:6", "logprob": -3}],
+    [{"token": "token_id:7", "logprob": -0.5}],
+]
+
+
+def columns_of(row, options, ids):
+    columns = taught_format(options)(Row(row, ORIGIN)).columns(ids, ids)
+    return columns[IDS].values.tolist(), columns[LOGPROBS].values.tolist()
+
+
+def test_lists_of_both_kinds_stand_before_the_tokens_that_they_predict():
+    inf = float("inf")
+    options = TaughtTokens(type="kd_tokens", top_k=2)
+    ids = [1, 2, 3, 4]
+    ours = ([[0, 0], [5, 6], [7, 0], [0, 0]], [[-inf, -inf], pytest.approx([-0.1, -3]), [-0.5, -inf], [-inf, -inf]])
+    assert columns_of({"input_ids": ids, "logprobs": V1}, options, ids) == ours
+    v2 = {"input_ids": ids, "logprobs": [[-0.1, -3.0], [-0.5]], "target_token_ids": [[5, 6], [7]]}
+    assert columns_of(v2, options, ids) == ours
+    padded = v2 | {"logprobs": [[-3.0, -0.1], [-inf, -0.5]], "target_token_ids": [[6, 5], [0, 7]]}
+    assert columns_of(padded, options, ids) == ours
+
+
+def test_of_a_longer_list_the_last_are_taken_and_the_first_token_is_predicted_by_none():
+    places = [[(number, -1.0)] for number in range(6)]
+    found = arrays_of(places, 4, 1, temperature=2.0)
+    assert found[IDS].values[:, 0].tolist() == [3, 4, 5, 0]
+    assert found[LOGPROBS].values[:, 0].tolist() == [-2, -2, -2, -float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"logprobs": [[0.5]], "target_token_ids": [[1]]}, "0.5 is no log-probability"),
+        ({"logprobs": [[-0.5]], "target_token_ids": [[1, 2]]}, "not as many log-probabilities"),
+        ({"logprobs": [[-0.5]]}, "does not have as many lists of ids"),
+        ({"logprobs": [[{"token": "the", "logprob": -1}]]}, "no token such as 'token_id:123'"),
+        ({"logprobs": "no"}, "no list with a list"),
+        ({"messages": "no", "logprobs": []}, "no messages in 'messages'"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_told(row, message):
+    options = TaughtMessages(type="kd_messages", top_k=2)
+    with pytest.raises(DataError, match=message):
+        taught_format(options)(Row({"messages": [{"role": "user", "content": "Hi"}], **row}, ORIGIN))
+
+
+# A server: a model behind HTTP, which answers as vLLM and SGLang do.
+
+
+@pytest.fixture
+def server(teacher):
+    """(address, what was asked, answers to give first)."""
+    asked, first = [], []
+
+    class Answers(BaseHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+        def do_GET(self):  # noqa: N802
+            self.answer(200, {"data": [{"id": "big"}]})
+
+        def do_POST(self):  # noqa: N802
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(request)
+            if first:
+                return self.answer(*first.pop(0))
+            if self.path == "/generate":
+                told = [said(row, request["top_logprobs_num"]) for row in request["input_ids"]]
+                lists = [[None] + [[(v, t, None) for t, v in place] for place in row] for row in told]
+                return self.answer(200, [{"meta_info": {"input_top_logprobs": row}} for row in lists])
+            told = [said(row, request["prompt_logprobs"], add=row) for row in request["prompt"]]
+            rows = [[None] + [{str(t): {"logprob": v} for t, v in place} for place in row] for row in told]
+            choices = [{"index": number, "prompt_logprobs": row} for number, row in enumerate(rows)]
+            return self.answer(200, {"choices": choices[::-1]})
+
+        def answer(self, code, body):
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+    def said(row, count, add=None):
+        with torch.no_grad():
+            logs = teacher(input_ids=torch.tensor([row])).logits[0].log_softmax(-1)
+        places = []
+        for place, following in zip(logs[:-1], row[1:], strict=True):
+            best = place.topk(count).indices.tolist()
+            chosen = dict.fromkeys([*([following] if add else []), *best])
+            places.append([(token, float(place[token])) for token in chosen])
+        return places
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_address[1]}", asked, first
+    running.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_server_says_what_the_same_model_says_in_the_process(student, teacher, rows, server, kind, packed):
+    address, asked, _ = server
+    options = ServerOptions(url=f"{address}/v1", kind=kind, top_k=5, rows_per_request=3)
+    kd = KdOptions(server=options, temperature=2.0)
+    loss = KdLoss(kd, ServerTeacher(TeacherServer(options, print), kd, VOCABULARY), print)
+    taught = taught_by(rows, teacher, 5)
+    expected = measured(from_rows(0.5, temperature=2.0), student, batch_of(taught, packed))
+    assert_alike(measured(loss, student, batch_of(rows, packed)), expected)
+    assert [len(request.get("prompt", request.get("input_ids"))) for request in asked] == [3, 1]
+
+
+def test_a_busy_server_is_asked_again_and_a_wrong_answer_is_told(server):
+    address, asked, first = server
+    said = []
+    options = ServerOptions(url=address, top_k=2, retries=2, retry_wait=0.01, timeout=20)
+    client = TeacherServer(options, said.append)
+    first += [(503, {"error": "loading"}), (500, {})]
+    assert client.top_k([[1, 2, 3]])[0][0].shape == (2, 2) and len(asked) == 3
+    assert len(said) == 1 and "503" in said[0]
+    first += [(503, {})] * 3
+    with pytest.raises(RunError, match="was asked 3 times"):
+        client.top_k([[1, 2]])
+    answers = [(400, {"message": "too many logprobs"}), (200, {"choices": [{"index": 0}]}), (200, {"choices": []})]
+    for answer, message in zip(
+        answers, ("too many logprobs", "without prompt_logprobs", "0 answers to 1"), strict=True
+    ):
+        first.append(answer)
+        with pytest.raises(RunError, match=message):
+            client.top_k([[1, 2]])
+    with pytest.raises(RunError, match="log-probabilities at 2 places for a row of 3 tokens"):
+        first.append((200, {"choices": [{"index": 0, "prompt_logprobs": [None, {"1": {"logprob": -1}}]}]}))
+        client.top_k([[1, 2, 3]])
+
+
+def test_a_server_without_the_model_or_without_anybody_is_told(server):
+    with pytest.raises(Exception, match="there is no model 'small'"):
+        TeacherServer(ServerOptions(url=server[0], model="small"), print)
+    with pytest.raises(RunError, match="was asked 1 times"):
+        TeacherServer(ServerOptions(url="http://127.0.0.1:9", retries=0), print)
+    with pytest.raises(Exception, match="there is no variable NO_SUCH_KEY"):
+        TeacherServer(ServerOptions(url=server[0], api_key_env="NO_SUCH_KEY"), print)
+
+
+# Whole runs.
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, model_folder):
+    folder = tmp_path_factory.mktemp("kd")
+    tokenizer = builders.build_tokenizer()
+    teacher = builders.save_tiny_model(folder / "teacher", tokenizer, hidden_size=48, seed=5)
+    other = builders.save_tiny_model(folder / "other", builders.build_tokenizer(vocab_size=400))
+    rows = builders.write_rows(folder / "rows.jsonl", builders.alpaca_rows(24))
+    return SimpleNamespace(student=model_folder, teacher=teacher, other=other, rows=rows)
+
+
+def config_of(parts, folder, kd, **changes):
+    held_out = {"trainer.data.val_set_size": 4, "trainer.arguments.save_strategy": "no"}
+    every = {"plugins": [*SHIPPED, "kd"], "trainer.kd": kd} | held_out
+    return builders.write_config(folder, parts.student, parts.rows, every | changes)
+
+
+def test_a_run_with_a_teacher_logs_both_parts_and_is_the_same_packed_and_with_peft(parts, tmp_path):
+    kd = {
+        "teacher": {"path": str(parts.teacher), "dtype": "float32"},
+        "temperature": 2.0,
+        "alpha": 0.75,
+        "ce_alpha": 0.25,
+    }
+    lora = {"plugins": [*SHIPPED, "kd", "peft"], "model.peft": {"rank": 4}}
+    packing = {
+        "trainer.data.packing": True,
+        "trainer.data.sequence_length": 300,
+        "trainer.arguments.batch_size": 2,
+        "trainer.arguments.physical_batch_size": 1,
+    }
+    for number, changes in enumerate(({}, packing, lora)):
+        out = run_here(config_of(parts, tmp_path / str(number), kd, **changes))
+        rows = [row for row in metrics_of(out) if "train/loss" in row]
+        assert len(rows) == 2
+        for row in rows:
+            both = 0.75 * row["train/kd_loss"] + 0.25 * row["train/ce_loss"]
+            assert (
+                row["train/loss"] == pytest.approx(both, rel=1e-4) and 0 < row["train/kd_loss"] < row["train/ce_loss"]
+            )
+
+
+def test_a_recording_goes_on_where_it_was_and_trains_as_its_teacher_does(parts, tmp_path, capsys):
+    recorded = {"folder": str(tmp_path / "said"), "top_k": 512, "dtype": "float32"}
+    kd = {"teacher": {"path": str(parts.teacher)}, "recorded": recorded, "outside": "ignored"}
+    file = config_of(parts, tmp_path, kd)
+    said = printed_by(capsys, 2, "train", str(file)).err
+    assert "there is no recording in" in said and "dumbo teacher-logprobs" in said
+    words = ("teacher-logprobs", str(file), "--shard-tokens", "200", "--batch-tokens", "256")
+    assert "20 rows" in printed_by(capsys, 0, *words).out
+    shards = sorted((tmp_path / "said").glob("*.teacher_ids"))
+    assert len(shards) > 2
+    before = {shard: shard.read_bytes() for shard in shards}
+    shards[1].write_bytes(b"half")
+    assert "is not whole: 1 of" in printed_by(capsys, 2, "train", str(file)).err
+    assert f"going on: {len(shards) - 1} of {len(shards)}" in printed_by(capsys, 0, *words).out
+    assert {shard: shard.read_bytes() for shard in shards} == before
+    assert "it was whole already" in printed_by(capsys, 0, *words).out
+    live = config_of(parts, tmp_path / "live", {"teacher": kd["teacher"]})
+    ours, theirs = (
+        [row["train/kd_loss"] for row in metrics_of(run_here(one)) if "train/kd_loss" in row] for one in (file, live)
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for change, message in (
+        ("trainer.seed=8", "what a teacher said of other rows"),
+        ("trainer.kd.recorded.top_k=4", "has 512"),
+    ):
+        elsewhere = f"trainer.output_dir={tmp_path / 'elsewhere'}"
+        assert message in printed_by(capsys, 2, "train", str(file), change, elsewhere).err
+    assert "of another temperature" in printed_by(capsys, 2, *words, "trainer.kd.temperature=2.0").err
+    facts = tmp_path / "said" / "recording.json"
+    facts.write_text(facts.read_text().replace('"vocabulary": "', '"vocabulary": "0'))
+    assert "of another tokenizer's tokens" in printed_by(capsys, 2, "train", str(file), elsewhere).err
+
+
+def test_rows_with_messages_bring_their_teacher(parts, tmp_path):
+    rows = [
+        {
+            "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}],
+            "logprobs": [[-0.1, -3.0]] * 4,
+            "target_token_ids": [[5, 6]] * 4,
+        }
+    ] * 6
+    parts = SimpleNamespace(**vars(parts) | {"rows": builders.write_rows(tmp_path / "rows.jsonl", rows)})
+    changes = {
+        "datasets.0.data_format": {"type": "kd_messages", "top_k": 2},
+        "datasets.0.train_format": {"type": "chat_template"},
+        "trainer.data.val_set_size": 1,
+    }
+    out = run_here(config_of(parts, tmp_path, {}, **changes))
+    assert all(row["train/kd_loss"] > 0 for row in metrics_of(out) if "train/loss" in row)
+
+
+@pytest.mark.parametrize(
+    ("kd", "message"),
+    [
+        ({}, "there is no teacher"),
+        ({"teacher": {"path": "TEACHER"}, "server": {"url": "http://x"}}, "teacher and server are both given"),
+        ({"teacher": {"path": "TEACHER"}, "alpha": 0.0}, "nothing is learned from the teacher"),
+        ({"teacher": {"path": "TEACHER"}, "outside": "bucket"}, "none is outside"),
+        ({"server": {"url": "http://x"}, "beta": 1.0}, "is infinite where the teacher"),
+        ({"server": {"url": "http://x"}, "outside": "bucket", "temperature": 2.0}, "not known at another temperature"),
+        ({"teacher": {"path": "OTHER"}}, "teacher and student have different tokens"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_trained(parts, tmp_path, capsys, kd, message):
+    text = json.dumps(kd).replace("TEACHER", str(parts.teacher)).replace("OTHER", str(parts.other))
+    assert message in printed_by(capsys, 2, "train", str(config_of(parts, tmp_path, json.loads(text)))).err
+
+
+@pytest.mark.full
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(parts, tmp_path):
+    kd = {"teacher": {"path": str(parts.teacher)}}
+    saving = {
+        "trainer.arguments.save_strategy": "steps",
+        "trainer.arguments.save_steps": 2,
+        "trainer.arguments.max_steps": 4,
+        "trainer.arguments.logging_steps": 3,
+    }
+    whole = run_here(config_of(parts, tmp_path / "whole", kd, **saving))
+    file = config_of(parts, tmp_path / "stopped", kd, **saving)
+    run_here(file)
+    out = run_here(file, "--resume", "--from", str(tmp_path / "stopped" / "out" / "checkpoints" / "step-000002"))
+    assert metrics_of(out)[-1] == metrics_of(whole)[-1]
