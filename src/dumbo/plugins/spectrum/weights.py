@@ -104,19 +104,21 @@ def _ends(model: Any) -> Iterable[Any]:
 
 
 def weights_of_files(tensors: Mapping[str, StoredTensor], vocab_size: int | None) -> list[Weight]:
-    """All weights in safetensors files, by their names. Embeddings and head go by their usual names, or by their number
-    of rows.
+    """All weights in safetensors files, by their names. Embeddings and head go by their usual names, or where no weight
+    has one, by their number of rows.
 
     Raises:
         RunError: some are quantized.
     """
     found = []
+    are_named = any(_ENDS.search(name) for name in tensors)
     for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
         if tensor.dtype not in ROUNDOFF:
             if re.search(r"weight|bias|proj", name) is None:
                 continue  # a buffer: positions, masks
             raise _quantized(name, tensor.dtype)
-        is_end = _ENDS.search(name) is not None or (len(tensor.shape) == 2 and tensor.shape[0] == vocab_size)
+        has_rows = len(tensor.shape) == 2 and tensor.shape[0] == vocab_size
+        is_end = _ENDS.search(name) is not None if are_named else has_rows
         found.append(Weight(name, tensor.shape, partial(_rows_in_file, tensor), is_end))
     return found
 
