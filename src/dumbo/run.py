@@ -22,6 +22,7 @@ from dumbo.plugin_finder import FoundPlugin
 from dumbo.plugin_loader import (
     CollatorPlugin,
     EvaluatorPlugin,
+    GeneratorPlugin,
     LoadOptionsPlugin,
     LoggingPlugin,
     LossPlugin,
@@ -188,6 +189,8 @@ class OpenRun:
         self.summary.note("data", datasets.table)
         self.train_set, self.held_out = datasets.train, datasets.evaluation
         self._trained = (model, tokenizer)
+        if plugins.names(GeneratorPlugin):
+            self.generator()  # Now, as a plugin that fails should fail before the training.
         self._stream_table = datasets.stream_table
         return datasets
 
@@ -246,9 +249,7 @@ class OpenRun:
 
     def ways_on(self, result: TrainResult) -> str:
         """A line that says how a run which was stopped goes on."""
-        if result.checkpoint is None:
-            return ""
-        return f"\n    to go on: {resume_command(self.configured, self.folder)}"
+        return "" if result.checkpoint is None else f"\n    to go on: {resume_command(self.configured, self.folder)}"
 
     def state(self) -> RunState:
         """What of the run goes into its checkpoints."""

@@ -208,9 +208,12 @@ DOES = {
     "count_passes.py": lambda out, run: re.search(r"^[1-9]\d* forward passes$", out, re.MULTILINE),
     "pad_to_eight.py": lambda out, run: "trained 2 steps" in out,
     "z_loss.py": lambda out, run: losses(run) != plain_losses(run),
+    "focal.py": lambda out, run: losses(run)[0] < plain_losses(run)[0],
     "plain_sgd.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "slow_start.py": lambda out, run: losses(run)[0] == plain_losses(run)[0] and losses(run) != plain_losses(run),
     "triangle.py": lambda out, run: "lr 0.000667" in out,
+    "tool_tokens.py": lambda out, run: '"</tool>"' in (run / "model" / "tokenizer_config.json").read_text(),
+    "less_repeating.py": lambda out, run: "less_repeating" in (run / "model" / "tokenizer_config.json").read_text(),
     "answer_length.py": lambda out, run: re.search(r"step 2/2 .*eval/answer_tokens \d", out),
     "tell_when_good.py": lambda out, run: "the loss is down to 100" in out,
     "plain_loop.py": lambda out, run: (

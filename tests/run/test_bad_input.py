@@ -495,7 +495,10 @@ def test_every_mistake_of_a_command_line_is_said_at_once(write, refuse):
     [
         (["run.yaml", "--learning_rate", "3"], "write trainer.arguments.learning_rate=3"),
         (["train", "run.yaml", "--learning-rate=3"], "write trainer.arguments.learning_rate=3"),
-        (["run.yaml", "--path", "x.jsonl"], "write model.tokenizer.path=x.jsonl or datasets.0.path=x.jsonl"),
+        (
+            ["run.yaml", "--path", "x"],
+            "write model.tokenizer.path=x or datasets.0.path=x or trainer.kd.teacher.path=x",
+        ),
         (["run.yaml", "--per_device_train_batch_size", "4"], "write physical_batch_size"),
         (["--config", "ok.yaml"], "write dumbo ok.yaml"),
         (["check", "--config=ok.yaml"], "write dumbo check ok.yaml"),
