@@ -301,12 +301,11 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("A", "kd_online_topk", "write trainer.kd.server.top_k, and kd under plugins"),
     ("A", "kd_online_server", "write trainer.kd.server.kind, and kd under plugins"),
     ("A", "kd_online_timeout", "write trainer.kd.server.timeout, and kd under plugins"),
-    ("T", "beta loss_type num_generations max_prompt_length reward_funcs", _ONE_METHOD),
+    ("T", "loss_type num_generations max_prompt_length reward_funcs", _ONE_METHOD),
     ("A", "grokfast_alpha", "write trainer.grokfast.alpha, and grokfast under plugins"),
     ("A", "grokfast_lamb", "write trainer.grokfast.lamb, and grokfast under plugins"),
     ("A", "spectrum_top_fraction", "write model.spectrum.top_fraction, and spectrum under plugins"),
     ("A", "spectrum_model_name", "remove it; the plugin spectrum scans the weights of the run's own model"),
-    ("A", "diffusion", "write trainer.diffusion, and diffusion under plugins"),
     (
         "A",
         "generate_samples generation_interval num_generation_samples generation_max_length",

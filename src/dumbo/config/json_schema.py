@@ -14,6 +14,8 @@ def json_schema(model: type[RunConfig]) -> dict[str, Any]:
     schema["title"] = "dumbo run"
     extends = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     schema["properties"]["extends"] = extends | {"description": "File or files that this one is laid over."}
+    # A file that is laid over others may leave to them what a whole one must have.
+    schema |= {"if": {"not": {"required": ["extends"]}}, "then": {"required": schema.pop("required")}}
     for name, definition in schema["$defs"].items():
         if name.startswith("DatasetEntry"):
             for key in ("data_format", "train_format"):
