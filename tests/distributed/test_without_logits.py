@@ -37,22 +37,18 @@ def assert_equal(found, line):
     assert found["farthest"] < 1e-5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("how", "kind"),
     [
+        ("ddp", "untied"),
+        ("ddp", "layers"),
+        ("ddp", "lm_head"),
+        ("ddp unused", "untied"),
+        ("ddp unused", "tied"),
         ("fsdp", "untied"),
-        *(
-            pytest.param(how, kind, marks=pytest.mark.full)
-            for how, kind in (
-                ("ddp", "untied"),
-                ("ddp", "layers"),
-                ("ddp", "lm_head"),
-                ("ddp unused", "untied"),
-                ("ddp unused", "tied"),
-                ("fsdp", "tied"),
-                ("fsdp", "layers"),
-            )
-        ),
+        ("fsdp", "tied"),
+        ("fsdp", "layers"),
     ],
 )
 def test_losses_and_weights_are_those_of_one_process(how, kind):

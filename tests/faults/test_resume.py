@@ -102,12 +102,6 @@ SCENARIOS = {
         "SIGTERM",
         7,
     ),
-    "early stopping": (
-        {**HASTY, "trainer.arguments.eval_steps": 2, "trainer.early_stopping.patience": 2},
-        ("early_stopping",),
-        "SIGTERM",
-        5,
-    ),
     "the best weights": (
         {
             **HASTY,
@@ -120,6 +114,22 @@ SCENARIOS = {
         "SIGTERM",
         8,
     ),
+    "a stream": (STREAMED, (), "SIGTERM", 5),
+    "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
+    "without logits": (
+        {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
+        ("cut_cross_entropy", "eaft"),
+        "SIGTERM",
+        8,
+    ),
+}
+LONG = {
+    "early stopping": (
+        {**HASTY, "trainer.arguments.eval_steps": 2, "trainer.early_stopping.patience": 2},
+        ("early_stopping",),
+        "SIGTERM",
+        5,
+    ),
     "the last step": (
         {
             **HASTY,
@@ -131,17 +141,7 @@ SCENARIOS = {
         "SIGINT",
         18,
     ),
-    "a stream": (STREAMED, (), "SIGTERM", 5),
-    "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
-    "without logits": (
-        {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
-        ("cut_cross_entropy", "eaft"),
-        "SIGTERM",
-        8,
-    ),
     "a plugin with a state": ({}, ("./average.py:AveragePlugin",), "SIGTERM", 10),
-}
-LONG = {
     "by the user": ({"trainer.arguments.save_strategy": "epoch"}, (), "SIGINT", 8),
     "when an evaluation is due": (BY_STEPS, (), "SIGTERM", 6),
     "at the end of an epoch": ({}, (), "SIGTERM", 6),

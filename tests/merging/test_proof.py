@@ -46,6 +46,7 @@ def compared(base, adapter, folder, kept, roundoff=2.0**-24, changed=(), **detai
     return asked("merged", folder=str(folder), roundoff=roundoff, exact=exact, changed=list(changed), **shared)
 
 
+@pytest.mark.full
 def test_a_merge_is_proven_by_the_command_line(base, tmp_path, capsys):
     made.adapt(base, tmp_path / "adapter", ALL)
     assert main(["merge", str(tmp_path / "adapter")]) == 0

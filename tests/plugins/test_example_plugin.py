@@ -69,6 +69,7 @@ def test_its_options_are_checked_like_the_core_s(installed, tmp_path, model_fold
     assert f"{file}:" in result.stderr, "the line is named"
 
 
+@pytest.mark.full
 def test_a_whole_run_writes_the_losses_that_the_metrics_have(installed, tmp_path, model_folder, rows_file):
     changes = {
         "plugins": PLUGINS,

@@ -61,6 +61,7 @@ def long(tmp_path_factory):
     return interpreted("long", tmp_path_factory.mktemp("liger"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_gives_what_the_model_gave(short, name):
     worst, said = short[name]

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import builders
 from tests.hub import commit_of, serve
 
@@ -63,6 +65,7 @@ def fetch(*cases, home, endpoint, **environment):
     )
 
 
+@pytest.mark.full
 def test_a_model_is_downloaded_once_and_then_needs_no_hub(model_folder, tmp_path):
     home = tmp_path / "home"
     with serve(models={"acme/tiny": model_folder}) as hub:

@@ -169,7 +169,8 @@ def in_small_blocks(file, *words, **environment):
     return subprocess.run(command, env=changed, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.parametrize("output", [(), pytest.param(("--output", "prepared"), marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("output", [(), ("--output", "prepared")])
 def test_what_was_done_before_a_kill_is_not_done_again(words, encoded, tmp_path, output):
     killed = in_small_blocks(words, *output, DIE_AT="20")
     assert killed.returncode == -signal.SIGKILL

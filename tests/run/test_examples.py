@@ -70,7 +70,6 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert len(losses_of(first)) == 2
     assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
     one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
-    run_example("qlora", f"model.base_model={first / 'model'}", few, *one, output="qlora")
     for name in ("eaft", "dft"):
         run_example(name, f"model.base_model={first / 'model'}", few, *one, output=name)
     named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]

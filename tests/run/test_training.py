@@ -93,6 +93,7 @@ print(json.dumps([model.config.use_cache, model.dtype.__str__(), tokenizer.decod
 """
 
 
+@pytest.mark.full
 def test_the_model_loads_and_generates_without_dumbo(finished):
     command = [sys.executable, "-c", LOAD, str(finished / "out" / "model")]
     environment = builders.clean_environment()
