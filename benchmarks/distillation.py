@@ -49,14 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
                 found = _train(way, seed, teacher / "model", Path(folder), options.steps)
                 runs.append({"way": way, "seed": seed, "eval_loss": found})
                 print(f"seed {seed}, {way}: {found[-1][1]:.4f}", flush=True)
-        known = _held_out(teacher)[-1]
-    last, best = _medians(runs, lambda losses: losses[-1]), _medians(runs, min)
-    report = {"steps": options.steps, "teacher": known, "runs": runs, "median_last": last, "median_best": best}
-    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            report = _report(runs, _held_out(teacher)[-1], options.steps)
+            options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _plot(report, options.output.with_suffix(".png"))
-    print(f"the teacher, after {known[0]} steps: {known[1]:.4f}\nmedians: after the last step, and where it was least")
-    for way, loss in last.items():
-        print(f"{way:24} {loss:.4f} {best[way]:.4f}")
+    step, loss = report["teacher"]
+    print(f"the teacher, after {step} steps: {loss:.4f}\nmedians: after the last step, and where it was least")
+    for way, loss in report["median_last"].items():
+        print(f"{way:24} {loss:.4f} {report['median_best'][way]:.4f}")
     return 0
 
 
@@ -99,6 +98,11 @@ def _held_out(run: Path) -> list[tuple[int, float]]:
 def _insist(code: int) -> None:
     if code:
         raise SystemExit(code)
+
+
+def _report(runs: list[dict[str, Any]], teacher: tuple[int, float], steps: int) -> dict[str, Any]:
+    last, best = _medians(runs, lambda losses: losses[-1]), _medians(runs, min)
+    return {"steps": steps, "teacher": teacher, "runs": runs, "median_last": last, "median_best": best}
 
 
 def _medians(runs: Sequence[dict[str, Any]], of: Callable[[list[float]], float]) -> dict[str, float]:
