@@ -1,9 +1,9 @@
 """The held-out loss of a student with a teacher and without, at equal steps, of equal rows and equal first weights.
 
-`examples/distill.yaml` is trained once for each way of learning and each seed: without a teacher, with the teacher in
-the process, and with a recording of it (`dumbo teacher-logprobs`). The teacher is the quickstart's model.
+The teacher is the model of `examples/quickstart.yaml`, trained on questions as well as answers. `examples/distill.yaml`
+is then trained once for each way of learning and each seed: without a teacher, with the teacher in the process, and
+with a recording of it (`dumbo teacher-logprobs`). Start it from the repository's root:
 
-    make quickstart
     python benchmarks/distillation.py
 """
 
@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +21,58 @@ from dumbo.cli.main import main as dumbo
 
 RESULT = Path(__file__).parent / "results" / "distillation.json"
 CONFIG = "examples/distill.yaml"
-WITHOUT, LIVE, RECORDED = "cross entropy alone", "teacher in the process", "recorded, top 8"
+TEACHER = (
+    "datasets.0.train_format.train_on_inputs=true",
+    "datasets.1.train_format.train_on_inputs=true",
+    "plugins=[transformers, transformers_trainer, tokenizer_trainer, polars, jinja_formatter]",
+)
+"""How the quickstart becomes a teacher of whole texts; what asks for answers is left out."""
+TOP_K = 16
+WITHOUT, LIVE, RECORDED = "cross entropy alone", "teacher in the process", f"recorded, top {TOP_K}"
 COLOURS = {WITHOUT: "#8a8d91", LIVE: "#1f6f8b", RECORDED: "#c9a227"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Train, print, write the JSON file and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="runs/quickstart/model", help="the quickstart's model")
+    parser.add_argument("--teacher", type=Path, help="the run of a teacher that is there (otherwise it is trained)")
+    parser.add_argument("--teacher-steps", type=int, default=300, help="optimizer steps of the teacher (300)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(1 2 3)")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps (300)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of a student (200)")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file; the plot goes beside it")
     options = parser.parse_args(words)
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        teacher = options.teacher or _train_teacher(Path(folder) / "teacher", options.teacher_steps)
         for seed in options.seeds:
             for way in (WITHOUT, LIVE, RECORDED):
-                runs.append({"way": way, "seed": seed, "eval_loss": _train(way, seed, Path(folder), options)})
-                print(f"seed {seed}, {way}: {runs[-1]['eval_loss'][-1][1]:.4f}", flush=True)
-    report = {"steps": options.steps, "runs": runs, "median": _medians(runs)}
-    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                found = _train(way, seed, teacher / "model", Path(folder), options.steps)
+                runs.append({"way": way, "seed": seed, "eval_loss": found})
+                print(f"seed {seed}, {way}: {found[-1][1]:.4f}", flush=True)
+            report = _report(runs, _held_out(teacher)[-1], options.steps)
+            options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     _plot(report, options.output.with_suffix(".png"))
-    for way, loss in report["median"].items():
-        print(f"{way:24} {loss:.4f}")
+    step, loss = report["teacher"]
+    print(f"the teacher, after {step} steps: {loss:.4f}\nmedians: after the last step, and where it was least")
+    for way, loss in report["median_last"].items():
+        print(f"{way:24} {loss:.4f} {report['median_best'][way]:.4f}")
     return 0
 
 
-def _train(way: str, seed: int, folder: Path, options: argparse.Namespace) -> list[tuple[int, float]]:
+def _train_teacher(out: Path, steps: int) -> Path:
+    """The folder of its run."""
+    few = (f"trainer.arguments.max_steps={steps}", f"trainer.arguments.eval_steps={steps}")
+    _insist(dumbo(["train", "examples/quickstart.yaml", f"trainer.output_dir={out}", *few, *TEACHER]))
+    return out
+
+
+def _train(way: str, seed: int, teacher: Path, folder: Path, steps: int) -> list[tuple[int, float]]:
     """(step, held-out loss) of a run."""
     out = folder / f"{way}-{seed}"
     words = [
-        f"model.tokenizer.path={options.teacher}",
-        f"trainer.kd.teacher.path={options.teacher}",
-        f"trainer.arguments.max_steps={options.steps}",
+        f"model.tokenizer.path={teacher}",
+        f"trainer.kd.teacher.path={teacher}",
+        f"trainer.arguments.max_steps={steps}",
         f"trainer.seed={seed}",
         f"trainer.output_dir={out}",
     ]
@@ -65,10 +84,14 @@ def _train(way: str, seed: int, folder: Path, options: argparse.Namespace) -> li
         _insist(dumbo(["train", str(config), words[0], *words[2:]]))
     else:
         if way == RECORDED:
-            words += [f"trainer.kd.recorded.folder={folder / f'said-{seed}'}", "trainer.kd.recorded.top_k=8"]
+            words += [f"trainer.kd.recorded.folder={folder / f'said-{seed}'}", f"trainer.kd.recorded.top_k={TOP_K}"]
             _insist(dumbo(["teacher-logprobs", CONFIG, *words]))
         _insist(dumbo(["train", CONFIG, *words]))
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return _held_out(out)
+
+
+def _held_out(run: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(row["step"], row["eval/loss"]) for row in rows if "eval/loss" in row]
 
 
@@ -77,10 +100,15 @@ def _insist(code: int) -> None:
         raise SystemExit(code)
 
 
-def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The median over the seeds of the last held-out loss."""
+def _report(runs: list[dict[str, Any]], teacher: tuple[int, float], steps: int) -> dict[str, Any]:
+    last, best = _medians(runs, lambda losses: losses[-1]), _medians(runs, min)
+    return {"steps": steps, "teacher": teacher, "runs": runs, "median_last": last, "median_best": best}
+
+
+def _medians(runs: Sequence[dict[str, Any]], of: Callable[[list[float]], float]) -> dict[str, float]:
+    """The median over the seeds of one number of each curve."""
     return {
-        way: statistics.median(run["eval_loss"][-1][1] for run in runs if run["way"] == way)
+        way: statistics.median(of([loss for _, loss in run["eval_loss"]]) for run in runs if run["way"] == way)
         for way in dict.fromkeys(run["way"] for run in runs)
     }
 
@@ -96,6 +124,7 @@ def _plot(report: dict[str, Any], file: Path) -> None:
         first = run["seed"] == report["runs"][0]["seed"]
         steps, losses = zip(*run["eval_loss"], strict=True)
         axis.plot(steps, losses, color=COLOURS[run["way"]], alpha=0.8, label=run["way"] if first else None)
+    axis.axhline(report["teacher"][1], color="#444444", linewidth=0.8, linestyle=":", label="the teacher itself")
     axis.set_xlabel("optimizer step")
     axis.set_ylabel("held-out loss (cross entropy, nats per token)")
     axis.set_title("A student on 200 of the quickstart's rows; each line is a seed", fontsize=10)

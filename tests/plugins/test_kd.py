@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dumbo.cli.main import main
 from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.columns import Columns
 from dumbo.data.dataset import TokenDataset
@@ -22,7 +23,9 @@ from dumbo.plugins.kd.rows import arrays_of, taught_format
 from dumbo.plugins.kd.server import TeacherServer
 from dumbo.plugins.kd.teachers import LiveTeacher, RowTeacher, ServerTeacher
 from tests import builders
-from tests.run.whole_runs import SHIPPED, metrics_of, printed_by, run_here
+from tests.faults.stopping import assert_same_run, checkpoints_in, stop_by, write_stoppable
+from tests.faults.test_out_of_memory import TIGHT
+from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, printed_by, run_here
 
 ORIGIN = Origin("rows.jsonl", 1)
 VOCABULARY = 64
@@ -153,7 +156,7 @@ def test_it_does_not_matter_how_rows_lie_and_how_many_tokens_a_tile_has(student,
     tiled = live(teacher, temperature=2.0, beta=0.5, tile_tokens=tile_tokens)
     assert_alike(measured(tiled, student, batch_of(rows)), whole)
     assert_alike(measured(tiled, student, batch_of(rows, packed=True)), whole)
-    kd, ce, tokens = tiled.sums.tolist()
+    kd, ce, tokens = tiled.counts.tolist()
     assert tokens == 2 * rows.num_supervised and (kd + ce) / 2 / tokens == pytest.approx(whole[0], abs=1e-5)
 
 
@@ -450,17 +453,48 @@ def test_what_cannot_be_is_told_before_anything_is_trained(parts, tmp_path, caps
     assert message in printed_by(capsys, 2, "train", str(config_of(parts, tmp_path, json.loads(text)))).err
 
 
+def test_a_step_that_is_made_again_counts_once(parts, tmp_path):
+    """In halves, and by a run that goes on; of a teacher with opinions, so that what was counted twice would show."""
+    teacher = builders.save_tiny_model(tmp_path / "teacher", builders.build_tokenizer(), initializer_range=0.5)
+    shape = {
+        "trainer.arguments.batch_size": 8,
+        "trainer.arguments.physical_batch_size": 4,
+        "plugins": [*SHIPPED, "kd", "./own.py:TightPlugin"],
+    }
+
+    def write(name, tight, on_oom):
+        kd, faults = {"teacher": {"path": str(teacher)}}, {"trainer.faults.on_oom": on_oom}
+        file = config_of(parts, tmp_path / name, kd, **shape, **faults)
+        (file.parent / "own.py").write_text(TIGHT)
+        (file.parent / "tight.json").write_text(json.dumps({"where": "backward", "how": "", **tight}))
+        return file
+
+    whole = run_here(write("whole", {"holds": 8}, "fail"))
+    halved = run_here(write("halved", {"holds": 2, "after": 1}, "halve"))
+    assert "2" in (tmp_path / "halved" / "passes.txt").read_text().split()
+    failed = write("failed", {"holds": 2, "after": 3}, "fail")
+    assert main(["train", str(failed)]) == 2
+    write("failed", {"holds": 8}, "fail")
+    again = run_here(failed, "--resume")
+    assert len((tmp_path / "failed" / "passes.txt").read_text().split()) == 6, "of the second step both passes, twice"
+    for path in ("train/kd_loss", "train/ce_loss"):
+        expected = losses_of(whole, path)
+        assert len(expected) == 2
+        for other in (halved, again):
+            assert losses_of(other, path) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.full
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(parts, tmp_path):
-    kd = {"teacher": {"path": str(parts.teacher)}}
-    saving = {
-        "trainer.arguments.save_strategy": "steps",
-        "trainer.arguments.save_steps": 2,
-        "trainer.arguments.max_steps": 4,
-        "trainer.arguments.logging_steps": 3,
-    }
-    whole = run_here(config_of(parts, tmp_path / "whole", kd, **saving))
-    file = config_of(parts, tmp_path / "stopped", kd, **saving)
-    run_here(file)
-    out = run_here(file, "--resume", "--from", str(tmp_path / "stopped" / "out" / "checkpoints" / "step-000002"))
-    assert metrics_of(out)[-1] == metrics_of(whole)[-1]
+    """Stopped between two logs, so that both parts of the loss are means over steps on both sides."""
+    more = {"trainer.kd": {"teacher": {"path": str(parts.teacher)}, "temperature": 2.0}}
+    files = [
+        write_stoppable(tmp_path / name, parts.student, parts.rows, more, ("kd",)) for name in ("whole", "stopped")
+    ]
+    whole = run_here(files[0])
+    with stop_by("SIGTERM", 6):
+        assert main(["train", str(files[1])]) == 75
+    stopped = files[1].parent / "out"
+    assert metrics_of(stopped)[-1]["step"] < 6 and checkpoints_in(stopped) == ["step-000006"]
+    assert_same_run(run_here(files[1], "--resume"), whole)
+    assert len(losses_of(whole, "train/kd_loss")) > 2

@@ -319,6 +319,7 @@ class GuardedTrainer(ResumableTrainer):
     def save_before_step(self) -> Path | None:
         """Write a checkpoint of the training as it was when the step began that cannot be made."""
         assert self._step.logged_loss is not None
+        self._forget_passes()
         set_random_states(self._step.random)
         self._tr_loss.copy_(self._step.logged_loss)
         self.tokens_seen = self._step.tokens_seen

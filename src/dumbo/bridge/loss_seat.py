@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dumbo.bridge.counting import CountingLoss
 from dumbo.bridge.token_loss import TokenLoss
 from dumbo.errors import PluginError
 from dumbo.kernels.linear_cross_entropy import LossOptions
@@ -39,6 +40,6 @@ def build_loss(configured: Configured, tokenizer: PreTrainedTokenizerBase, say: 
                 f"    remove one of the two, or let '{other}' compute no loss of its own"
             )
         loss.weigh(checked_token_weights(weigher, weigh))
-    if loss is None or isinstance(loss, TokenLoss):
+    if loss is None or isinstance(loss, CountingLoss):
         return loss
     return checked_loss(plugins.names(LossPlugin)[0], loss)

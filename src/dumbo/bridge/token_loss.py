@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dumbo.bridge.counting import CountingLoss, counted
 from dumbo.bridge.head import HeadError, head_shape, keep_eager, leaving_logits
 from dumbo.bridge.lazy_logits import LazyLogits
 from dumbo.data.records import IGNORED, WEIGHTS
@@ -30,7 +31,7 @@ Compute = Callable[[LinearLogits, Tensor, LossOptions, Tensor | None], LinearLos
 """What makes the loss of logits that were left to it, of targets, and of weights where tokens have some."""
 
 
-class TokenLoss:
+class TokenLoss(CountingLoss):
     """(model, batch, num_items) -> the sum over the batch's supervised tokens divided by `num_items`, each times its
     weight where the batch has `weights`.
 
@@ -49,36 +50,20 @@ class TokenLoss:
         self._options, self._say, self._worthwhile, self._compute = options, say, worthwhile_bytes, compute
         self._has_said: set[str] = set()
         self._size: int | HeadError | None = None
-        self.counts: Tensor | None = None
-        """Right predictions, entropies in nats, weights by what was predicted, and tokens, each summed over what was
-        trained since they were last taken; None where none of the first three is wanted."""
-        self._counts_before: Tensor | None = None
 
     def weigh(self, weigh: TokenWeights) -> None:
         """From now on multiply the cross entropy of each token by what `weigh` says of it, in training."""
         self._options = self._options._replace(weigh=weigh)
 
     def take_means(self, device: torch.device, world_size: int) -> dict[str, float]:
-        """By name, what was counted for each token on all ranks; to be called on all of them. It begins anew."""
+        """As wanted: how often the likeliest token was right, entropies in nats, weights by what was predicted."""
         if not self._options.with_metrics and self._options.weigh is None:
             return {}
-        counts, self.counts = self.counts, None
-        counts = torch.zeros(4, dtype=torch.float64, device=device) if counts is None else counts.to(device)
-        if world_size > 1:
-            torch.distributed.all_reduce(counts)
-        right, entropy, weight, tokens = counts.tolist()
+        right, entropy, weight, tokens = self.take_sums(4, device, world_size)
         if not tokens:
             return {}
         metrics = {"token_accuracy": right / tokens, "entropy": entropy / tokens} if self._options.with_metrics else {}
         return metrics if self._options.weigh is None else {**metrics, "token_weight": weight / tokens}
-
-    def begin_step(self) -> None:
-        """What is counted from here on belongs to a step that may be made again."""
-        self._counts_before = self.counts
-
-    def forget_step(self) -> None:
-        """The step is made again from its beginning."""
-        self.counts = self._counts_before
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; the auxiliary loss of a model's experts is not in it."""
@@ -97,16 +82,10 @@ class TokenLoss:
             found = cross_entropy_of(values_of(logits)[kept], targets[kept], options, weights)
         else:
             return next_token_cross_entropy(values_of(logits), batch["labels"], options.label_smoothing) / num_items
-        self._count(found, kept.sum())
+        if found.num_correct is not None or found.weight is not None:
+            known = [0 if value is None else value for value in found[1:4]]
+            self.count(counted(kept.device, *known, kept.sum()))
         return found.total / num_items
-
-    def _count(self, found: LinearLoss, tokens: Tensor) -> None:
-        if found.num_correct is None and found.weight is None:
-            return
-        known = [0 if value is None else value for value in found[1:4]]
-        counts = torch.stack([torch.as_tensor(value, device=tokens.device) for value in (*known, tokens)])
-        counts = counts.detach().double()
-        self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
 
     def _logits(self, model: Any, inputs: Batch, positions: int) -> Tensor:
         """What the model returns, left out where that is worthwhile and can be."""

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from dumbo.bridge.best import BestModel
 from dumbo.bridge.callbacks import ShowProgress
+from dumbo.bridge.counting import CountingLoss
 from dumbo.bridge.gradients import change_gradients, listeners
 from dumbo.bridge.guarded import GuardedTrainer
 from dumbo.bridge.learning_rates import scale_learning_rates
@@ -211,7 +212,7 @@ class DumboTrainer(GuardedTrainer):
         """The batches of one optimizer step on this rank, and the number of supervised tokens on all ranks, or the sum
         of their weights where they have some."""
         self._begin_step()
-        if isinstance(self._loss, TokenLoss):
+        if isinstance(self._loss, CountingLoss):
             self._loss.begin_step()
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = torch.zeros(2, dtype=torch.float64)
@@ -226,7 +227,7 @@ class DumboTrainer(GuardedTrainer):
         return batches, items.where(items > 0, 1).to(device)
 
     def _forget_passes(self) -> None:
-        if isinstance(self._loss, TokenLoss):
+        if isinstance(self._loss, CountingLoss):
             self._loss.forget_step()
 
     def compute_loss(
@@ -322,12 +323,12 @@ class DumboTrainer(GuardedTrainer):
 
     def logging_state(self) -> dict[str, Any]:
         """With what the loss has counted since the last log."""
-        counts = self._loss.counts if isinstance(self._loss, TokenLoss) else None
+        counts = self._loss.counts if isinstance(self._loss, CountingLoss) else None
         return {**super().logging_state(), "token_counts": counts}
 
     def restore_logging(self, state: Mapping[str, Any]) -> None:
         """Go on counting."""
-        if isinstance(self._loss, TokenLoss):
+        if isinstance(self._loss, CountingLoss):
             self._loss.counts = state.get("token_counts")
         super().restore_logging(state)
 
@@ -342,7 +343,7 @@ class DumboTrainer(GuardedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand Transformers' metrics on under dumbo's paths."""
-        if isinstance(self._loss, TokenLoss) and "loss" in logs:
+        if isinstance(self._loss, CountingLoss) and "loss" in logs:
             logs |= self._loss.take_means(self.args.device, self.args.world_size)
         super().log(logs, start_time)
         metrics = dict(_renamed(logs))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dumbo.bridge.bidirectional import prove_bidirectional
+from dumbo.bridge.counting import counted
 from dumbo.bridge.token_loss import TokenLoss, values_of
 from dumbo.data.records import IGNORED
 from dumbo.errors import ConfigError, PluginError, RunError
@@ -70,7 +71,7 @@ class DiffusionLoss(TokenLoss):
         self._masking, self._mask_token, self._importance, self._shifted = masking, mask_token, importance, shifted
         self._is_proven = False
         self.evaluated: Tensor | None = None
-        """As `counts`, of the evaluation that is being made."""
+        """The sums of `COUNTED`, as `counts` has them, of the evaluation that is being made."""
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; without gradients with the noise of evaluations."""
@@ -92,8 +93,7 @@ class DiffusionLoss(TokenLoss):
 
     def take_means(self, device: torch.device, world_size: int) -> dict[str, float]:
         """The metrics of what was trained since they were last taken, on all ranks; to be called on all of them."""
-        counts, self.counts = self.counts, None
-        return metrics_of(summed(counts, device, world_size))
+        return metrics_of(self.take_sums(len(COUNTED), device, world_size))
 
     def weigh(self, weigh: TokenWeights) -> None:
         """Tokens have their weights by how many are masked.
@@ -110,9 +110,9 @@ class DiffusionLoss(TokenLoss):
         positions = labels.numel() if mask is None else mask.sum()
         numbers = (positions, (labels[:, 1:] != IGNORED).sum(), len(noise.p_D), noise.p_D.sum(), len(weights))
         made = (weights.sum(), found.num_correct, found.cross_entropy)
-        counts = torch.stack([torch.as_tensor(n, device=labels.device).detach().double() for n in (*numbers, *made)])
+        counts = counted(labels.device, *numbers, *made)
         if torch.is_grad_enabled():
-            self.counts = counts if self.counts is None else self.counts.to(counts.device) + counts
+            self.count(counts)
         else:
             self.evaluated = counts if self.evaluated is None else self.evaluated + counts
 
@@ -126,16 +126,6 @@ class DiffusionLoss(TokenLoss):
         except RunError as error:
             hint = "write model.attention: sdpa, or take another model"
             raise ConfigError.at("model.attention", f"diffusion: {error}", hint) from error
-
-
-def summed(counts: Tensor | None, device: torch.device, world_size: int) -> list[float]:
-    """Over all ranks, which must all call this."""
-    counts = torch.zeros(len(COUNTED), dtype=torch.float64) if counts is None else counts
-    counts = counts.to(device)
-    if world_size > 1:
-        torch.distributed.all_reduce(counts)
-    numbers: list[float] = counts.tolist()
-    return numbers
 
 
 def metrics_of(counts: Sequence[float]) -> dict[str, float]:

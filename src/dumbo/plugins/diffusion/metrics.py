@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dumbo.plugins.diffusion.loss import DiffusionLoss, metrics_of, summed
+from dumbo.bridge.counting import summed
+from dumbo.plugins.diffusion.loss import COUNTED, DiffusionLoss, metrics_of
 
 
 class LogDiffusion(TrainerCallback):
@@ -23,5 +24,5 @@ class LogDiffusion(TrainerCallback):
         if "eval_loss" in logs:
             counts, self._loss.evaluated = self._loss.evaluated, None
             # How much is masked is the same in every evaluation.
-            found = metrics_of(summed(counts, arguments.device, arguments.world_size))
+            found = metrics_of(summed(counts, len(COUNTED), arguments.device, arguments.world_size))
             logs.update({f"eval_{name}": found[name] for name in ("accuracy", "ce_loss") if name in found})

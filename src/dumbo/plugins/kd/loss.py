@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dumbo.bridge.counting import CountingLoss, counted
 from dumbo.bridge.model_logits import logits_of
 from dumbo.bridge.token_loss import TokenLoss
 from dumbo.data.records import IGNORED
@@ -33,7 +33,7 @@ class Teacher(Protocol):
         ...
 
 
-class KdLoss:
+class KdLoss(CountingLoss):
     """(model, batch, num_items) -> alpha * T^2 * divergence + ce_alpha * cross entropy, summed over the batch's
     supervised tokens and divided by `num_items`.
 
@@ -45,8 +45,6 @@ class KdLoss:
         """`teacher` is asked in training only."""
         self._options, self._teacher = options, teacher
         self._plain = TokenLoss(LossOptions(), say)
-        self.sums: Tensor | None = None
-        """T^2 * divergences and cross entropies in nats, and tokens, each summed since the last log."""
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; the auxiliary loss of a model's experts is not in it."""
@@ -68,29 +66,10 @@ class KdLoss:
         else:
             z = logits[kept]
             found = sums(z.to(torch.promote_types(z.dtype, torch.float32)), slice(None))
-        parts = torch.stack([found[1], found[2], kept.sum()]).detach().double()
-        self.sums = parts if self.sums is None else self.sums.to(parts.device) + parts
+        self.count(counted(kept.device, found[1], found[2], kept.sum()))
         return found[0] / num_items
 
-
-class LogParts(TrainerCallback):
-    """Adds both parts of the loss to the logs of the training, as means over all tokens on all ranks."""
-
-    def __init__(self, loss: KdLoss) -> None:
-        self._loss = loss
-
-    def on_log(  # type: ignore[override]
-        self, arguments: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
-        """Once per logged loss."""
-        logs = more["logs"]
-        if "loss" not in logs:
-            return
-        sums, self._loss.sums = self._loss.sums, None
-        if sums is None:
-            sums = torch.zeros(3, dtype=torch.float64, device=arguments.device)
-        if arguments.world_size > 1:
-            torch.distributed.all_reduce(sums)
-        kd, ce, tokens = sums.tolist()
-        if tokens:
-            logs["kd_loss"], logs["ce_loss"] = kd / tokens, ce / tokens
+    def take_means(self, device: torch.device, world_size: int) -> dict[str, float]:
+        """T^2 * divergence and cross entropy in nats, whose weighted sum is the loss."""
+        kd, ce, tokens = self.take_sums(3, device, world_size)
+        return {"kd_loss": kd / tokens, "ce_loss": ce / tokens} if tokens else {}

@@ -7,30 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dumbo.config.schema import FormatOptions, RunConfig
 from dumbo.errors import ConfigError
-from dumbo.plugin_loader import (
-    CallbackPlugin,
-    CommandPlugin,
-    DataFormatPlugin,
-    DatasetPlugin,
-    LossPlugin,
-    StatePlugin,
-)
+from dumbo.plugin_loader import CommandPlugin, DataFormatPlugin, DatasetPlugin, LossPlugin
 from dumbo.plugins.kd.checks import option_problems
 from dumbo.plugins.kd.options import KdOptions, TaughtMessages, TaughtTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedTokenizerBase
 
     from dumbo.data.dataset import TokenDataset
     from dumbo.data.records import DataFormat
     from dumbo.job import Loss
-    from dumbo.plugins.kd.loss import KdLoss
     from dumbo.plugins.kd.recording import Recording
 
 
-class KdPlugin(LossPlugin, DatasetPlugin, DataFormatPlugin, CallbackPlugin, StatePlugin, CommandPlugin):
+class KdPlugin(LossPlugin, DatasetPlugin, DataFormatPlugin, CommandPlugin):
     """Trains on what a teacher says of every token, beside the token itself."""
 
     name = "kd"
@@ -48,7 +40,6 @@ class KdPlugin(LossPlugin, DatasetPlugin, DataFormatPlugin, CallbackPlugin, Stat
     record: Callable[[TokenDataset], None] | None = None
     """What is to be done with the training set where it is to be recorded, and not trained on."""
     _recording: Recording | None = None
-    _loss: KdLoss | None = None
 
     def check(self, config: RunConfig) -> None:
         """Refuse options that exclude each other or have no effect."""
@@ -76,23 +67,7 @@ class KdPlugin(LossPlugin, DatasetPlugin, DataFormatPlugin, CallbackPlugin, Stat
         """Return the loss, with its teacher. Raises ConfigError for one with other tokens."""
         from dumbo.plugins.kd.running import build_loss
 
-        self._loss = build_loss(self.options, config, tokenizer, self._recording, self.services)
-        return self._loss
-
-    def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
-        """Return what logs both parts of the loss."""
-        from dumbo.plugins.kd.loss import LogParts
-
-        return [LogParts(self._loss)] if self._loss is not None else []
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return what was summed since the last log."""
-        return {"sums": None if self._loss is None else self._loss.sums}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on summing."""
-        if self._loss is not None:
-            self._loss.sums = state["sums"]
+        return build_loss(self.options, config, tokenizer, self._recording, self.services)
 
     def run_command(self, verb: str, arguments: Sequence[str]) -> int:
         """Record what a teacher says."""
