@@ -109,8 +109,8 @@ class DiffusionLoss(TokenLoss):
         mask, labels = batch.get("attention_mask"), batch["labels"]
         positions = labels.numel() if mask is None else mask.sum()
         numbers = (positions, (labels[:, 1:] != IGNORED).sum(), len(noise.p_D), noise.p_D.sum(), len(weights))
-        made = (weights.sum(), found.num_correct, found.cross_entropy)
-        counts = counted(labels.device, *numbers, *made)
+        assert found.num_correct is not None and found.cross_entropy is not None  # They were asked for.
+        counts = counted(labels.device, *numbers, weights.sum(), found.num_correct, found.cross_entropy)
         if torch.is_grad_enabled():
             self.count(counts)
         else:
