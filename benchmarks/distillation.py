@@ -84,7 +84,11 @@ def _train(way: str, seed: int, teacher: Path, folder: Path, steps: int) -> list
         _insist(dumbo(["train", str(config), words[0], *words[2:]]))
     else:
         if way == RECORDED:
-            words += [f"trainer.kd.recorded.folder={folder / f'said-{seed}'}", f"trainer.kd.recorded.top_k={TOP_K}"]
+            words += [
+                f"trainer.kd.recorded.folder={folder / f'said-{seed}'}",
+                f"trainer.kd.recorded.top_k={TOP_K}",
+                "trainer.kd.outside=bucket",
+            ]
             _insist(dumbo(["teacher-logprobs", CONFIG, *words]))
         _insist(dumbo(["train", CONFIG, *words]))
     return _held_out(out)
