@@ -200,11 +200,9 @@ class GuardedTrainer(ResumableTrainer):
             # What is averaged over forward passes is so over all that the step will have.
             passes = sum(len(split_batch(batch, self._halvings)) for batch in self._step.batches)
             self.current_gradient_accumulation_steps = passes
-        losses = [
-            super(GuardedTrainer, self).training_step(model, dict(piece), num_items)
-            for batch in batches
-            for piece in split_batch(batch, self._halvings)
-        ]
+        make = super().training_step
+        pieces = (piece for batch in batches for piece in split_batch(batch, self._halvings))
+        losses = [make(model, dict(piece), num_items) for piece in pieces]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _halve_or_raise(self, inputs: Mapping[str, Any], error: BaseException) -> None:
