@@ -10,6 +10,7 @@ from dumbo.plugins.diffusion.commands import COMPLETION, Request, parse
 from dumbo.plugins.diffusion.generating import DiffusionGenerator
 from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from dumbo.plugins.diffusion.sampling import choose, how_many, unmask
+from tests import builders
 from tests.plugins.diffusion_parts import mask_tokenizer, seeing_model
 
 MASK, SIZE = 40, 41
@@ -145,22 +146,30 @@ def test_a_batch_writes_what_its_prompts_write_alone(generator, sampling):
     assert generator.answers(PROMPTS, 9, sampling) == together
 
 
-def test_blocks_are_finished_from_left_to_right_and_an_end_token_ends_the_answer(generator, tokenizer, monkeypatch):
-    """Of a model that ends every text at its sixth token."""
-    canvases = []
+def model_of_places(tokenizer):
+    """One that says token 20 + n at place n, and from place 5 on the end, whatever stands in the text."""
+    shape = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32, "tie_word_embeddings": False}
+    model = builders.build_tiny_model(len(tokenizer), config_type="gpt2", **shape)
+    block, places = model.transformer.h[0], torch.eye(32)
+    with torch.no_grad():
+        for weight in (model.transformer.wte.weight, model.lm_head.weight):
+            weight.zero_()
+        for layer in (block.attn.c_proj, block.mlp.c_proj):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        model.transformer.wpe.weight.copy_(places)
+        for place in range(1, 32):  # a token is predicted at the place before it
+            said = tokenizer.eos_token_id if place >= 5 else 20 + place
+            model.lm_head.weight[said] += 30 * places[place - 1]
+    return model.eval()
 
-    def predict(model, inputs, places):
-        ids = inputs["input_ids"]
-        canvases.append(ids.clone())
-        wanted = torch.cat([torch.zeros_like(places[:, :1]), places[:, :-1]], dim=1)
-        position = torch.arange(ids.shape[1]).expand(ids.shape)[wanted]
-        logits = torch.zeros(len(position), len(tokenizer))
-        token = torch.where(position >= 5, tokenizer.eos_token_id, 20 + position)
-        return logits.scatter_(1, token[:, None], 9.0)
 
-    monkeypatch.setattr("dumbo.plugins.diffusion.generating.logits_at", predict)
+def test_blocks_are_finished_from_left_to_right_and_an_end_token_ends_the_answer(tokenizer):
+    model, canvases = model_of_places(tokenizer), []
+    generator = DiffusionGenerator(model, tokenizer, PlainPromptWriter(tokenizer), DiffusionOptions())
+    model.transformer.wte.register_forward_pre_hook(lambda module, inputs: canvases.append(inputs[0][0].clone()))
     assert generator.answers([[10, 11]], 12, Sampling(block_length=4)) == [[22, 23, 24]]
-    masked = [(canvas[0] == tokenizer.mask_token_id).nonzero().flatten().tolist() for canvas in canvases]
+    masked = [(canvas == tokenizer.mask_token_id).nonzero().flatten().tolist() for canvas in canvases]
     assert masked[0] == list(range(2, 14)) and masked[-1][1:] == list(range(6, 14))
     assert len(canvases) == 4, "the blocks behind the end are not begun"
 

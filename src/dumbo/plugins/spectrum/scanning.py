@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -82,6 +83,8 @@ class RatioCache:
             partial.write_text(text, encoding="utf-8")
             partial.replace(self.file)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             return f"{self.file} cannot be written: {error.strerror or error}"
         self._is_new = False
         return None
