@@ -28,15 +28,18 @@ def change_gradients(trainer: Trainer, callbacks: Sequence[Any], model: nn.Modul
     To be called once per optimizer step, when the gradients of all passes and processes are there, unscaled and finite.
 
     Raises:
-        RunError: what the callbacks leave is not finite. Nothing can be saved then, as they have counted the step.
+        RunError: there are no gradients, as with an engine that keeps them to itself; or what the callbacks leave is
+            not finite. Nothing can be saved then, as they have counted the step.
     """
+    names = ", ".join(type(callback).__name__ for callback in callbacks)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    if not parameters:
+        raise RunError(f"step {trainer.state.global_step + 1}: no weight has a gradient that {names} could change")
     for callback in callbacks:
         getattr(callback, EVENT)(trainer.args, trainer.state, trainer.control, model=model)
     # Not Accelerate's, which would divide by the scale of float16 a second time.
     limit = trainer.args.max_grad_norm
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
     if not torch.isfinite(norm):
-        names = ", ".join(type(callback).__name__ for callback in callbacks)
         raise RunError(f"step {trainer.state.global_step + 1}: the gradient is finite, and not so after {names}")
     return norm
