@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -126,7 +127,7 @@ class TeacherServer:
                 reason = f"it answers {error.code} to {path}: {said[:300] or error.reason}"
                 if error.code not in _BUSY:
                     raise self._wrong(reason) from error
-            except (urllib.error.URLError, TimeoutError, OSError) as error:
+            except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are of the first
                 reason = f"{getattr(error, 'reason', None) or error}"
             except ValueError as error:
                 raise self._wrong("an answer that is no JSON") from error
@@ -134,8 +135,8 @@ class TeacherServer:
                 if not attempt:
                     self._say(f"the teacher's server {self._shown}: {reason}; asked again")
                 time.sleep(self._options.retry_wait)
-        tried = self._options.retries + 1
-        raise RunError(f"the teacher's server {self._shown} was asked {tried} times\n    {reason}")
+        tried = f"{attempt + 1} times" if attempt else "once"
+        raise RunError(f"the teacher's server {self._shown} was asked {tried}\n    {reason}")
 
     def _wrong(self, what: str) -> RunError:
         return RunError(f"the teacher's server {self._shown} cannot be used\n    {what}")
