@@ -12,6 +12,8 @@ WORKERS := -n $(JOBS) --dist worksteal
 # One thread per process: small matrices gain nothing from more, and two test processes share the cores.
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Many images set it, and every process would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart setup test test-full test-gpu architectures faults check format bench bench-full images clean

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.house.tree import PACKAGE, parse, short, source_files
@@ -157,18 +158,21 @@ def _can_change(value: ast.expr, path: Path) -> bool:
     name = ast.unparse(value.func).rpartition(".")[2]
     if not name.lstrip("_")[:1].isupper():
         return name in MUTABLE_CALLS
-    return name not in FROZEN_TYPES and name not in _frozen_classes([*source_files(), path])
+    return name not in FROZEN_TYPES and not any(name in _frozen_classes(file) for file in [*source_files(), path])
 
 
-def _frozen_classes(paths: list[Path]) -> set[str]:
-    """The classes among `paths` whose instances cannot change: frozen dataclasses, named tuples, enums."""
-    classes = [node for path in paths for node in ast.walk(parse(path)) if isinstance(node, ast.ClassDef)]
-    return {
+@cache
+def _frozen_classes(path: Path) -> frozenset[str]:
+    """The classes of a file whose instances cannot change: frozen dataclasses, named tuples, enums."""
+    return frozenset(
         node.name
-        for node in classes
-        if any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
-        or any(ast.unparse(base) in {"NamedTuple", "Enum", "IntEnum", "StrEnum"} for base in node.bases)
-    }
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef)
+        and (
+            any("frozen=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+            or any(ast.unparse(base) in {"NamedTuple", "Enum", "IntEnum", "StrEnum"} for base in node.bases)
+        )
+    )
 
 
 def newcomer_files() -> list[Path]:
