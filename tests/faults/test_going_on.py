@@ -66,7 +66,7 @@ class MomentsPlugin(CallbackPlugin, ModelPatcherPlugin, OutputPlugin):
         return [Moments()]
 '''
 
-LATER = ("on_evaluate@12", "on_save@6")
+LATER = ("on_substep_end@7", "on_evaluate@12", "on_save@6")
 SAVES = {"trainer.arguments.save_strategy": "steps", "trainer.arguments.save_steps": 3}
 
 
@@ -264,9 +264,7 @@ def test_what_comes_after_the_training_comes_again(start, monkeypatch, capsys):
     assert "has trained to its end, failed after it, and has no checkpoint" in said
 
 
-@pytest.mark.parametrize(
-    "moment", ["on_log@4", "on_substep_end@7", *(pytest.param(m, marks=pytest.mark.full) for m in LATER)]
-)
+@pytest.mark.parametrize("moment", ["on_log@4", *(pytest.param(m, marks=pytest.mark.full) for m in LATER)])
 def test_what_was_trained_before_a_plugin_failed_is_kept(start, monkeypatch, capsys, moment):
     whole, file = start("whole", trainer__arguments__save_steps=100), start(trainer__arguments__save_steps=100)
     if moment == "on_save@6":

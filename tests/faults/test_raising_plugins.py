@@ -154,6 +154,7 @@ STREAMED = {
     "FormatPlugin": {**STREAM, "datasets.0.data_format": "words"},
     "EncoderPlugin": {**STREAM, "datasets.0.train_format": "words"},
 }
+SHORT = ("FormatPlugin",)
 
 
 @pytest.fixture
@@ -206,7 +207,9 @@ def test_a_callback_that_raises_at_each_event(run, event):
     assert printed.out.count("witness: failed") == 1
 
 
-@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.full) for name in STREAMED]
+)
 def test_a_reader_or_format_that_raises_far_into_a_stream(run, name):
     printed = run(2, name, changes=STREAMED[name])
     hook = {"CountdownPlugin": "read", "FormatPlugin": "data_format", "EncoderPlugin": "train_format"}[name]

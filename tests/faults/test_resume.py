@@ -102,6 +102,15 @@ SCENARIOS = {
         "SIGTERM",
         7,
     ),
+    "a stream": (STREAMED, (), "SIGTERM", 5),
+    "without logits": (
+        {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
+        ("cut_cross_entropy", "eaft"),
+        "SIGTERM",
+        8,
+    ),
+}
+LONG = {
     "the best weights": (
         {
             **HASTY,
@@ -114,16 +123,7 @@ SCENARIOS = {
         "SIGTERM",
         8,
     ),
-    "a stream": (STREAMED, (), "SIGTERM", 5),
     "steps that were skipped": ({"trainer.arguments.logging_steps": 1}, ("./poison.py:PoisonPlugin",), "SIGTERM", 6),
-    "without logits": (
-        {"model.cut_cross_entropy": {"token_metrics": True}, "trainer.arguments.logging_steps": 3},
-        ("cut_cross_entropy", "eaft"),
-        "SIGTERM",
-        8,
-    ),
-}
-LONG = {
     "early stopping": (
         {**HASTY, "trainer.arguments.eval_steps": 2, "trainer.early_stopping.patience": 2},
         ("early_stopping",),

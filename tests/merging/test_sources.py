@@ -20,7 +20,6 @@ def test_a_run_is_merged_into_its_own_folder(tmp_path, model_folder, rows_file, 
     changes = {
         "plugins": [*SHIPPED, "peft"],
         "model.peft": {"rank": 4},
-        "model.config_overrides": {"rms_norm_eps": 0.01},
         "trainer.arguments.learning_rate": 0.05,
         "trainer.arguments.save_strategy": "steps",
         "trainer.arguments.save_steps": 1,
@@ -28,13 +27,11 @@ def test_a_run_is_merged_into_its_own_folder(tmp_path, model_folder, rows_file, 
     run = write_and_run(tmp_path, model_folder, rows_file, changes)
     from dumbo.bridge.inference_model import load_for_inference
 
-    overrides = {"rms_norm_eps": 0.01}
-    model, _ = load_for_inference(run / "model", device=torch.device("cpu"), config_overrides=overrides)
+    model, _ = load_for_inference(run / "model", device=torch.device("cpu"))
     wanted = made.logits(model)
     capsys.readouterr()
     assert main(["merge", str(run), "--no-proof"]) == 0
     assert torch.allclose(made.logits(made.loaded(run / "merged")), wanted, atol=1e-5)
-    assert json.loads((run / "merged" / "config.json").read_text())["rms_norm_eps"] == 0.01
     checkpoint = sorted((run / "checkpoints").glob("step-*"))[0]
     assert main(["merge", str(checkpoint), "--output", str(tmp_path / "first"), "--no-proof"]) == 0
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -42,6 +39,19 @@ def test_a_run_is_merged_into_its_own_folder(tmp_path, model_folder, rows_file, 
     assert not torch.equal(first, last)
     assert main(["merge", str(run)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_what_a_run_changed_in_the_configuration_stays(tmp_path, model_folder, rows_file):
+    overrides = {"rms_norm_eps": 0.01}
+    changes = {"plugins": [*SHIPPED, "peft"], "model.peft": {"rank": 4}, "model.config_overrides": overrides}
+    run = write_and_run(tmp_path, model_folder, rows_file, changes)
+    from dumbo.bridge.inference_model import load_for_inference
+
+    model, _ = load_for_inference(run / "model", device=torch.device("cpu"), config_overrides=overrides)
+    assert main(["merge", str(run), "--no-proof"]) == 0
+    assert torch.allclose(made.logits(made.loaded(run / "merged")), made.logits(model), atol=1e-5)
+    assert json.loads((run / "merged" / "config.json").read_text())["rms_norm_eps"] == 0.01
 
 
 def test_what_acted_beside_a_run_s_adapter_is_never_left_out_unasked(tmp_path, model_folder, capsys):

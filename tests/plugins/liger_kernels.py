@@ -156,12 +156,12 @@ KERNELS = {
 LOSSES = {
     "fused": lambda: loss(FUSED),
     "fused, smoothed": lambda: loss(FUSED, smoothing=0.2),
-    "fused, scaled by probability": lambda: loss({**FUSED, "use_token_scaling": True}, reference=scaled_eager),
     "fused, capped logits": lambda: loss(FUSED, "gemma2", final_logit_softcapping=2.0, head_dim=8),
-    "cross_entropy, smoothed": lambda: loss(PLAIN, smoothing=0.2),
     "none": lambda: loss({}, smoothing=0.2),
 }
 LONG = {
+    "fused, scaled by probability": lambda: loss({**FUSED, "use_token_scaling": True}, reference=scaled_eager),
+    "cross_entropy, smoothed": lambda: loss(PLAIN, smoothing=0.2),
     "cross_entropy": lambda: loss(PLAIN),
     "fused, only the head trained": lambda: loss(FUSED, prepare=frozen_but_the_head),
     "fused, tied": lambda: loss(FUSED, tie_word_embeddings=True),

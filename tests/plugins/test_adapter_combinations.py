@@ -73,9 +73,7 @@ REFUSED = {
 FAST = {
     *(("LoRA", way) for way in ("plain", "`lora_kernels` and all of these", "stopped, `--resume`")),
     *((adapter, "`lora_kernels`") for adapter in ("LoRA", "DoRA", "rows of new tokens", "LoRA on the head")),
-    ("rows of new tokens", "packing"),
     ("rsLoRA", "`gradient_checkpointing`"),
-    ("DoRA", "`bf16`"),
     ("LoRA on the head", "`cut_cross_entropy`"),
     ("head trained as a whole", "accumulation"),
 }

@@ -163,6 +163,7 @@ def test_dora_works_on_quantized_weights(tmp_path, base, rows_file, plugin, opti
     assert relative(logits_of(out / "model"), logits_of(out / "model", unquantized=True)) < 0.5
 
 
+@pytest.mark.full
 def test_rows_are_packed_and_activations_checkpointed_in_bfloat16(tmp_path, base, rows_file, capsys):
     more = {"trainer.arguments.max_steps": 6, "trainer.arguments.learning_rate": 0.01, "trainer.arguments.bf16": True}
     packed = {"trainer.data.packing": True, "trainer.data.sequence_length": 256}

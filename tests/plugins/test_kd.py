@@ -457,6 +457,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(parts, tmp_path, caps
     assert message in printed_by(capsys, 2, "train", str(config_of(parts, tmp_path, json.loads(text)))).err
 
 
+@pytest.mark.full
 def test_a_step_that_is_made_again_counts_once(parts, tmp_path):
     """In halves, and by a run that goes on; of a teacher with opinions, so that what was counted twice would show."""
     teacher = builders.save_tiny_model(tmp_path / "teacher", builders.build_tokenizer(), initializer_range=0.5)

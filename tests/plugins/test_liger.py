@@ -20,12 +20,12 @@ KERNELS = ("rope", "rope again", "rms_norm", "glu_activation", "glu_activation o
 LOSSES = (
     "fused",
     "fused, smoothed",
-    "fused, scaled by probability",
     "fused, capped logits",
-    "cross_entropy, smoothed",
     "none",
 )
 LONG_LOSSES = (
+    "fused, scaled by probability",
+    "cross_entropy, smoothed",
     "cross_entropy",
     "fused, only the head trained",
     "fused, tied",

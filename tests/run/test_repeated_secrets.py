@@ -95,7 +95,7 @@ class RepeatingPlugin(CallbackPlugin):
 """
 
 
-@pytest.mark.parametrize("verb", ["train", "doctor"])
+@pytest.mark.parametrize("verb", ["train", pytest.param("doctor", marks=pytest.mark.full)])
 def test_what_is_said_of_a_key_is_not_taken_for_its_value(write, capsys, verb):
     file = write(KEYED, trainer__repeating={"password": 3, "api_key": ["canary", "eight or more"]}, model__api_key="x")
     assert main([verb, str(file)]) == 2
