@@ -39,12 +39,13 @@ Say = Callable[[Sequence[Mapping[str, Any]]], list[tuple[Any, Any]]]
 
 def record_logprobs(arguments: Sequence[str]) -> int:
     """Run the verb."""
+    from dumbo.cli.flags import Parser
     from dumbo.configure import configure
     from dumbo.console import Console
     from dumbo.errors import ConfigError
     from dumbo.launch import Launch
 
-    parser = argparse.ArgumentParser("dumbo teacher-logprobs", description="Record what the teacher of a run says.")
+    parser = Parser(prog="dumbo teacher-logprobs", description="Record what the teacher of a run says.")
     parser.add_argument("config", type=Path, help="YAML file with trainer.kd.recorded, and a teacher or a server")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="values that go before those of the file")
     parser.add_argument("--batch-tokens", type=int, default=8192, metavar="N", help="tokens that are read at once")

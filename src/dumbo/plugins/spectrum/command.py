@@ -53,7 +53,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dumbo spectrum", description="Measure the signal in a model's weights.")
+    from dumbo.cli.flags import Parser
+
+    parser = Parser(prog="dumbo spectrum", description="Measure the signal in a model's weights.")
     parser.add_argument("model", help="a folder or a hub name (owner/name), with safetensors files")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--top-fraction", type=float, default=0.5, metavar="F", help="what would be trained (0.5)")
