@@ -71,8 +71,8 @@ format: setup  ## put the code into its one format, and fix what can be fixed
 bench: setup  ## time trainings, the start of the program, the making of rows and more, in under 20 minutes, into build/bench
 	$(BIN)/python benchmarks/startup.py --repeat 1 --output $(BENCH)/startup.json
 	$(BIN)/python benchmarks/prepare.py --rows 5000 --repeat 1 --output $(BENCH)/prepare.json
-	$(BIN)/python benchmarks/sft.py --repeat 1 --steps 5 --output $(BENCH)/sft.json
-	$(BIN)/python benchmarks/loss.py --tokens 512 --repeat 1 --sizes 8192 32768 --types float32 --output $(BENCH)/loss.json
+	$(BIN)/python benchmarks/sft.py --repeat 1 --steps 4 --output $(BENCH)/sft.json
+	$(BIN)/python benchmarks/loss.py --tokens 256 --repeat 1 --sizes 8192 32768 --types float32 --output $(BENCH)/loss.json
 	$(BIN)/python benchmarks/lora_kernels.py --tokens 512 --repeat 3 --output $(BENCH)/lora_kernels.json
 	$(BIN)/python benchmarks/dense_mixer.py --repeat 3 --output $(BENCH)/dense_mixer.json
 	$(BIN)/python benchmarks/packed_attention.py --repeat 3 --output $(BENCH)/packed_attention.json
