@@ -81,7 +81,9 @@ class Zeros:
         if self.end is not None:
             message = f"from epoch {self.end:g} on zeros may be trained again, so that none can be left out"
             raise ConfigError.at(where, message, "remove 'end' from the recipe")
-        if not any(is_smaller(weight.detach().flatten(0, -2)) for weight in self.weights.values()):
+        # As they will be: pruning by a product leaves zeros with a minus, and training ones without.
+        kept = (self.weights[name].detach().masked_fill(mask, 0) for name, mask in self.masks.items())
+        if not any(is_smaller(weight.flatten(0, -2)) for weight in kept):
             message = "no weight has enough zeros: a bit for each value takes more room than they do"
             raise ConfigError.at(where, message, "remove it")
 
