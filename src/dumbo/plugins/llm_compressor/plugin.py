@@ -54,9 +54,11 @@ class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
         problems = [*_option_problems(self.options), *_run_problems(config)]
         if self.options.recipe is not None:
             try:
-                read_recipe(self.options.recipe)
+                pruning = read_recipe(self.options.recipe)
             except ConfigError as error:
                 problems += error.problems
+            else:
+                problems += _end_problems(pruning, self.options)
         if problems:
             raise ConfigError(problems)
 
@@ -108,6 +110,12 @@ def _option_problems(options: LlmCompressorOptions) -> Iterator[Problem]:
         message = "needs the package 'compressed-tensors', which is not installed"
         hint = "pip install 'dumbo-trainer[llm_compressor]'"
         yield Problem(message, (*SECTION, "save_compressed"), hints=(hint,))
+
+
+def _end_problems(pruning: Pruning, options: LlmCompressorOptions) -> Iterator[Problem]:
+    if options.save_compressed and pruning.end is not None:
+        message = f"from epoch {pruning.end:g} on zeros may be trained again, so that none can be left out"
+        yield Problem(message, (*SECTION, "save_compressed"), hints=("remove 'end' from the recipe, or this",))
 
 
 def _run_problems(config: RunConfig) -> Iterator[Problem]:

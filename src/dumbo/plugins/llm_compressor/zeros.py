@@ -77,15 +77,11 @@ class Zeros:
 
     def check_worth(self) -> None:
         """Raise ConfigError where no weight would be smaller without its zeros at the end of the training."""
-        where = "model.llm_compressor.save_compressed"
-        if self.end is not None:
-            message = f"from epoch {self.end:g} on zeros may be trained again, so that none can be left out"
-            raise ConfigError.at(where, message, "remove 'end' from the recipe")
         # As they will be: pruning by a product leaves zeros with a minus, and training ones without.
         kept = (self.weights[name].detach().masked_fill(mask, 0) for name, mask in self.masks.items())
         if not any(is_smaller(weight.flatten(0, -2)) for weight in kept):
             message = "no weight has enough zeros: a bit for each value takes more room than they do"
-            raise ConfigError.at(where, message, "remove it")
+            raise ConfigError.at("model.llm_compressor.save_compressed", message, "remove it")
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Say how many of which weights are zero."""
