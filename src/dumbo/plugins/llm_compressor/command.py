@@ -42,8 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     warn_of_little_space(output.parent, 2 * stored, console.say)
     written = put_zeros_in(folder, output)
     console.say(
-        f"{output}: {size(written.after)} of weights with their zeros, which were {size(written.before)} without those "
-        f"of {len(written.layers)} of them"
+        f"{output}: {size(written.after)} of weights, which are {size(written.before)} without zeros in {folder}"
     )
     return 0
 
