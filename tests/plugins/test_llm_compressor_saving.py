@@ -330,6 +330,12 @@ def test_an_adapter_on_it_is_loaded_with_it(tmp_path, without, rows_file, capsys
     printed = printed_by(capsys, 2, "merge", str(run))
     assert "dumbo merge reads weights from the files, and those of" in printed.err
     assert f"write it out with its zeros first: dumbo decompress {without} NEW_FOLDER" in printed.err
+
+
+@pytest.mark.full
+def test_an_adapter_on_it_is_merged_into_the_model_with_its_zeros(tmp_path, without, rows_file, capsys):
+    more = {"plugins": [*SHIPPED, "peft"], "model.peft": {"rank": 2, "target_modules": ["q_proj"]}}
+    run = write_and_run(tmp_path, without, rows_file, more)
     printed_by(capsys, 0, "decompress", str(without), str(tmp_path / "base"))
     printed_by(capsys, 0, "merge", str(run), "--base", str(tmp_path / "base"))
 
