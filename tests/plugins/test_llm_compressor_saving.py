@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dumbo.bridge.causal_models import from_pretrained
+from dumbo.bridge.inference_model import load_for_inference
 from dumbo.bridge.zero_bitmasks import is_smaller, packed, unpacked
 from dumbo.diagnosis.weights import tensor_shapes
 from dumbo.errors import RunError
 from dumbo.left_out_zeros import leaves_zeros_out
 from dumbo.plugins.llm_compressor.saving import leave_zeros_out, put_zeros_in
 from tests import builders
+from tests.plugins.quantized_runs import WIDE
 from tests.run.whole_runs import SHIPPED, losses_of, printed_by, run_here, weights_of, write_and_run
 
 PLUGINS = [*SHIPPED, "llm_compressor"]
@@ -338,6 +340,45 @@ def test_an_adapter_on_it_is_merged_into_the_model_with_its_zeros(tmp_path, with
     run = write_and_run(tmp_path, without, rows_file, more)
     printed_by(capsys, 0, "decompress", str(without), str(tmp_path / "base"))
     printed_by(capsys, 0, "merge", str(run), "--base", str(tmp_path / "base"))
+
+
+@pytest.mark.full
+def test_it_is_quantized_as_any_other(tmp_path, dense, rows_file, capsys):
+    sparse_model(**WIDE).save_pretrained(tmp_path / "dense")
+    AutoTokenizer.from_pretrained(dense).save_pretrained(tmp_path / "dense")
+    shutil.copytree(tmp_path / "dense", tmp_path / "without")
+    leave_zeros_out(tmp_path / "without")
+    more = {"plugins": [*SHIPPED, "peft", "bitsandbytes"], "model.peft": {"rank": 2, "target_modules": ["q_proj"]}}
+    runs = [write_and_run(tmp_path / f"run_{name}", tmp_path / name, rows_file, more) for name in ("dense", "without")]
+    assert losses_of(runs[0]) == losses_of(runs[1])
+    answers = [printed_by(capsys, 0, "generate", str(run), "Add 1 and 2.").out for run in runs]
+    assert answers[0] == answers[1]
+
+
+def test_a_model_with_code_of_its_own_is_loaded_when_it_is_trusted(tmp_path, without):
+    folder = shutil.copytree(without, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": auto_map}))
+    (folder / "mine.py").write_text(CODE)
+    model, _ = load_for_inference(folder, trust_remote_code=True)
+    assert type(model).__name__ == "MineLM"
+    assert_same_bits(model.state_dict(), load_for_inference(without)[0].state_dict())
+    with pytest.raises(RunError, match="needs Python code of its own"):
+        load_for_inference(folder)
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class Mine(LlamaConfig):
+    model_type = "mine"
+
+
+class MineLM(LlamaForCausalLM):
+    config_class = Mine
+"""
 
 
 def test_decompress_writes_the_model_of_a_run_or_a_folder(tmp_path, without, dense, capsys):
