@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from dumbo.bridge.causal_models import from_pretrained
 from dumbo.bridge.config_overrides import override
 from dumbo.bridge.embeddings import fit_embeddings
 from dumbo.bridge.hub_errors import Repository, explain
@@ -280,7 +281,8 @@ def _from_pretrained(name: str, options: dict[str, Any], overrides: Mapping[str,
         options = {**options, "config": override(AutoConfig.from_pretrained(name, **where), overrides)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)  # the base is stored so
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, weights_only=True, output_loading_info=True, **options)
+        folder = Path(name) if Path(name).is_dir() else None
+        loaded = from_pretrained(name, folder, weights_only=True, output_loading_info=True, **options)
     model: PreTrainedModel
     model, report = loaded
     if report["missing_keys"]:

@@ -7,23 +7,40 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from dumbo.left_out_zeros import PARTS, SHAPE, layers_of
 
 _LONGEST_HEADER = 100_000_000
 _NO_ADAPTER = re.compile(r"(^|\.)(lm_head|embed_tokens|wte|wpe|embed_out|embeddings?)\.")
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in `folder`; empty where a header cannot be read."""
+    """Name -> shape of every tensor in `folder`, with the zeros that its files may leave out; empty where a header
+    cannot be read."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length)) if length < _LONGEST_HEADER else {}
+                shapes |= _shapes_in(opened)
         except (OSError, ValueError):
             return {}
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def _shapes_in(opened: BinaryIO) -> dict[str, tuple[int, ...]]:
+    length = int.from_bytes(opened.read(8), "little")
+    header = json.loads(opened.read(length)) if length < _LONGEST_HEADER else {}
+    header.pop("__metadata__", None)
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    for layer, parts in layers_of(header).items():
+        if parts == set(PARTS):
+            begin, end = header[f"{layer}.{SHAPE}"]["data_offsets"]
+            opened.seek(8 + length + begin)
+            shapes = {
+                name: shape for name, shape in shapes.items() if name not in {f"{layer}.{part}" for part in PARTS}
+            }
+            shapes[f"{layer}.weight"] = tuple(memoryview(opened.read(end - begin)).cast("q"))
     return shapes
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dumbo.errors import Problem, RunError
+from dumbo.left_out_zeros import refuse_left_out
 from dumbo.local_paths import is_hub_name, near_paths
 from dumbo.merging.tensor_files import StoredTensor, read_header
 
@@ -61,8 +62,9 @@ def open_base(name: str, revision: str | None, adapter: Path, say: Callable[[str
             *near_paths(folder, folders=True),
             again,
         )
+    refuse_left_out(folder, "dumbo merge")
     config = _config_of(folder)
-    return Base(name, folder, config, *tensors_of(folder))
+    return Base(name, folder, config, *stored_tensors(folder))
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def tensors_of(folder: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def stored_tensors(folder: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Every tensor of the model in `folder`, from a single file or from the shards of an index; and the files' notes.
 
     Raises:

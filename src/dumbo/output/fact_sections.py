@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from dumbo.left_out_zeros import leaves_zeros_out
 from dumbo.output.markup import Html, any_value, code, code_block, facts, joined, prose, section, table, text
 from dumbo.output.numerals import count, percent
 from dumbo.output.run_reading import RunRecord, is_number
@@ -42,14 +43,17 @@ def use_section(run: RunRecord) -> Html:
     if run.model is None:
         return Html("")
     folder = shlex.quote(str(run.folder))
-    shell = f'dumbo chat {folder}\ndumbo generate {folder} "..."\n'
+    shell, model = f'dumbo chat {folder}\ndumbo generate {folder} "..."\n', run.model
+    if leaves_zeros_out(run.model):
+        model = run.folder / "whole"  # Transformers does not read the files without the zeros.
+        shell += f"dumbo decompress {folder} {shlex.quote(str(model))}\n"
     return section(
         "use",
         "Use the result",
         [
             Html('<div class="two"><div><h3>In a terminal</h3>' + code_block(shell, "Commands") + "</div>"),
             Html("<div><h3>In Python</h3>"),
-            code_block(_SNIPPET.format(path=_quoted(str(run.model))), "Python"),
+            code_block(_SNIPPET.format(path=_quoted(str(model))), "Python"),
             Html("</div></div>"),
         ],
         f"Model and tokenizer{' as they were last' if run.model.name != 'model' else ''} are in {code(run.model)}. "

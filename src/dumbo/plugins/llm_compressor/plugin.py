@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dumbo.config.schema import RunConfig, Words
 from dumbo.config.section import Section
 from dumbo.errors import ConfigError, Problem
-from dumbo.plugin_loader import BasePlugin, Phase
+from dumbo.plugin_loader import CommandPlugin, OutputPlugin, Phase
 from dumbo.plugins.llm_compressor.recipe import SECTION, Pruning, read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
+    from dumbo.job import Artifact
     from dumbo.plugins.llm_compressor.zeros import Zeros
 
 IN_BACKWARD = ("lomo", "adalomo")
@@ -31,17 +33,18 @@ class LlmCompressorOptions(Section):
     recipe: dict[str, Any] | None = None
     """The same as a recipe of llmcompressor: stages with a ConstantPruningModifier, of `targets`, `start` and `end`."""
     save_compressed: bool = False
-    """Refused: no format for sparse weights is left that Transformers could load. The model is saved as it is, its
-    zeros among its weights."""
+    """Leave the zeros out of the files of the finished model, in the format `sparse-bitmask` of compressed-tensors. It
+    loads here as any other; for tools that do not read it, `dumbo decompress` writes it with its zeros."""
 
 
-class LlmCompressorPlugin(BasePlugin):
-    """Remembers where a model's weights are zero, and makes them zero again after every step."""
+class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
+    """Remembers where a model's weights are zero, makes them zero again after every step, and may save none of them."""
 
     name = "llm_compressor"
     section = "model.llm_compressor"
     options_type = LlmCompressorOptions
     phase = Phase.KERNELS
+    commands: ClassVar[Mapping[str, str]] = {"decompress": "write a model with the zeros that its files leave out"}
 
     options: LlmCompressorOptions
     _zeros: Zeros
@@ -51,9 +54,11 @@ class LlmCompressorPlugin(BasePlugin):
         problems = [*_option_problems(self.options), *_run_problems(config)]
         if self.options.recipe is not None:
             try:
-                read_recipe(self.options.recipe)
+                pruning = read_recipe(self.options.recipe)
             except ConfigError as error:
                 problems += error.problems
+            else:
+                problems += _end_problems(pruning, self.options)
         if problems:
             raise ConfigError(problems)
 
@@ -65,6 +70,8 @@ class LlmCompressorPlugin(BasePlugin):
         if self.options.recipe is not None:
             pruning = read_recipe(self.options.recipe)
         self._zeros = Zeros.of_model(model, pruning)
+        if self.options.save_compressed:
+            self._zeros.check_worth()
         self._zeros.tell(self.services.say)
         return model
 
@@ -74,16 +81,41 @@ class LlmCompressorPlugin(BasePlugin):
 
         return [KeepZeros(self._zeros, self.services)]
 
+    def after_train(self, artifact: Artifact, config: RunConfig) -> Artifact:
+        """Leave the zeros out of the model's files, if that was asked for.
+
+        Raises:
+            RunError: they cannot be written so; the model stays as it was saved.
+        """
+        if self.options.save_compressed:
+            from dumbo.plugins.llm_compressor.saving import leave_zeros_out, told
+
+            written = leave_zeros_out(artifact.folder)
+            self.services.say(f"llm_compressor: {told(written)}")
+            sizes = {"bytes": written.after, "bytes with zeros": written.before, "weights": len(written.layers)}
+            self.services.note("saved without zeros", sizes)
+        return artifact
+
+    def run_command(self, verb: str, arguments: Sequence[str]) -> int:
+        """Write a model with the zeros that were left out of its files."""
+        from dumbo.plugins.llm_compressor.command import run
+
+        return run(arguments)
+
 
 def _option_problems(options: LlmCompressorOptions) -> Iterator[Problem]:
     if options.recipe is not None and options.targets:
         yield Problem("a recipe names targets too", (*SECTION, "targets"), hints=("keep one of them",))
-    if options.save_compressed:
-        message = (
-            "no format is left: compressed-tensors writes no sparse weights since 0.15, and Transformers reads none"
-        )
-        hint = "remove it; the model is saved in full, and packs well as an archive"
+    if options.save_compressed and find_spec("compressed_tensors") is None:
+        message = "needs the package 'compressed-tensors', which is not installed"
+        hint = "pip install 'dumbo-trainer[llm_compressor]'"
         yield Problem(message, (*SECTION, "save_compressed"), hints=(hint,))
+
+
+def _end_problems(pruning: Pruning, options: LlmCompressorOptions) -> Iterator[Problem]:
+    if options.save_compressed and pruning.end is not None:
+        message = f"from epoch {pruning.end:g} on zeros may be trained again, so that none can be left out"
+        yield Problem(message, (*SECTION, "save_compressed"), hints=("remove 'end' from the recipe, or this",))
 
 
 def _run_problems(config: RunConfig) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dumbo.bridge.parameters import folded, near_names
+from dumbo.bridge.zero_bitmasks import is_smaller
 from dumbo.errors import ConfigError, Problem, RunError
 from dumbo.plugins.llm_compressor.recipe import Pruning
 
@@ -73,6 +74,14 @@ class Zeros:
             if filled:
                 message = f"llm_compressor: {filled:,} zeros of {name} are none any more: something changed the weights"
                 raise RunError(f"{message} after the optimizer")
+
+    def check_worth(self) -> None:
+        """Raise ConfigError where no weight would be smaller without its zeros at the end of the training."""
+        # As they will be: pruning by a product leaves zeros with a minus, and training ones without.
+        kept = (self.weights[name].detach().masked_fill(mask, 0) for name, mask in self.masks.items())
+        if not any(is_smaller(weight.flatten(0, -2)) for weight in kept):
+            message = "no weight has enough zeros: a bit for each value takes more room than they do"
+            raise ConfigError.at("model.llm_compressor.save_compressed", message, "remove it")
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Say how many of which weights are zero."""

@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(name: str, revision: str | None, console: Console) -> list[Weight]:
-    from dumbo.merging.bases import fetch, tensors_of
+    from dumbo.left_out_zeros import refuse_left_out
+    from dumbo.merging.bases import fetch, stored_tensors
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -78,7 +79,8 @@ def _open(name: str, revision: str | None, console: Console) -> list[Weight]:
         raise RunError(f"dumbo spectrum: --revision is for models on the hub, and '{name}' is a folder")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise RunError(f"dumbo spectrum: '{name}' is an adapter; take its base model, or merge it first")
-    tensors, _ = tensors_of(folder)
+    refuse_left_out(folder, "dumbo spectrum")
+    tensors, _ = stored_tensors(folder)
     return weights_of_files(tensors, _vocab_size(folder))
 
 

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from dumbo.bridge.causal_models import from_pretrained
 from dumbo.bridge.config_overrides import override
 from dumbo.bridge.pickles import Permission, PickleRefused, pickles_to_read
 from dumbo.bridge.quantized_base import quantized_modules, value_count
@@ -105,7 +106,7 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     say_code(source.folder, "config.json", request.name, request.trusted, say)
     try:
         loaded: Any = _from_pretrained(
-            source.name,
+            source,
             config=config,
             trust_remote_code=request.trusted,
             use_safetensors=not source.pickles,
@@ -131,11 +132,11 @@ def load_model(request: ModelRequest, say: Say) -> PreTrainedModel:
     return model
 
 
-def _from_pretrained(name: str, **options: Any) -> Any:
+def _from_pretrained(source: Source, **options: Any) -> Any:
     with warnings.catch_warnings():
         # That a model is stored quantized as was asked for is right, and otherwise an error of the plugin that asked.
         warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
-        return AutoModelForCausalLM.from_pretrained(name, **options)
+        return from_pretrained(source.name, source.folder, **options)
 
 
 def find_model(request: ModelRequest) -> Source:
