@@ -141,6 +141,7 @@ def assert_one_voice(result, folder):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.full
 def test_a_mistake_in_the_configuration_is_told_of_once(tmp_path, model_folder, rows):
     file = write(tmp_path, model_folder, rows, {"trainer.arguments.learning_rte": 1.0})
     result = torchrun(file)

@@ -100,7 +100,7 @@ def steps_of(out):
     return [row["step"] for row in metrics_of(out) if "train/loss" in row]
 
 
-@pytest.mark.parametrize("moment", ["on_save@6", "on_evaluate@6"])
+@pytest.mark.parametrize("moment", ["on_save@6", pytest.param("on_evaluate@6", marks=pytest.mark.full)])
 def test_who_asks_for_the_end_of_what_has_ended_is_late(start, monkeypatch, moment):
     """The run is as finished as without the signal, and its checkpoint stays whole."""
     monkeypatch.setenv("DUMBO_ENDS", "1")

@@ -1,9 +1,10 @@
 """Who imports what: read from the source, and measured in a process of its own."""
 
 import ast
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,28 @@ def relative_imports(path: Path) -> list[str]:
 def loaded_by(statement: str, *suspects: str, cwd: Path | None = None) -> list[str]:
     """Which of the packages `suspects` are loaded after `statement` ran in a fresh process."""
     program = f"{statement}\nimport sys\nprint(*[name for name in {suspects!r} if name in sys.modules])"
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return _last_line(program, cwd).split()
+
+
+def first_to_load(modules: Sequence[str], *suspects: str) -> dict[str, str]:
+    """Which of the packages `suspects` are loaded when `modules` are imported one after the other, and by which."""
+    program = f"""
+import importlib, json, sys
+found = {{}}
+for module in {list(modules)!r}:
+    importlib.import_module(module)
+    for name in {suspects!r}:
+        if name in sys.modules:
+            found.setdefault(name, module)
+print(json.dumps(found))
+"""
+    found: dict[str, str] = json.loads(_last_line(program, None))
+    return found
+
+
+def _last_line(program: str, cwd: Path | None) -> str:
+    """What a fresh process prints last."""
+    result = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise AssertionError(f"{statement}\n{result.stderr}")
-    return result.stdout.splitlines()[-1].split()
+        raise AssertionError(f"{program}\n{result.stderr}")
+    return result.stdout.splitlines()[-1]

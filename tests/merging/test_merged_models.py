@@ -232,7 +232,8 @@ MIXTURES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["mixtral", pytest.param("qwen3_moe", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", MIXTURES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_experts_that_are_apart_on_disk_are_merged(kind, tmp_path):
     base = builders.save_tiny_model(tmp_path / "base", config_type=kind, **MIXTURES[kind])

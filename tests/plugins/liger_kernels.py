@@ -211,6 +211,6 @@ def whole_runs(folder):
 
 if __name__ == "__main__":
     part, folder = sys.argv[1], Path(sys.argv[2])
-    results = {"refusals": refusals(), "runs": whole_runs(folder)} if part == "short" else {}
-    cases = LONG if part == "long" else LOSSES | KERNELS
+    results = {"refusals": refusals()} if part == "short" else {"runs": whole_runs(folder)}
+    cases = LOSSES | KERNELS if part == "short" else LONG
     print(json.dumps(results | {name: case() for name, case in cases.items()}))

@@ -93,8 +93,9 @@ def test_a_loss_is_that_of_the_reference_for_other_heads(long, name):
     assert empty == 0
 
 
-def test_whole_runs_have_the_same_losses(short):
-    runs = short["runs"]
+@pytest.mark.full
+def test_whole_runs_have_the_same_losses(long):
+    runs = long["runs"]
     assert len(runs["plain"]) == 2  # a step and an evaluation
     assert runs["plain"][0] > 1
     assert runs["fused"] == pytest.approx(runs["plain"], abs=1e-5)
