@@ -54,8 +54,8 @@ class EnoughPlugin(CallbackPlugin):
 def main(words: Sequence[str] | None = None) -> int:
     """Train, print, write the JSON file and the picture beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000, help="the most that a run may take (4000)")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each side (1)")
+    parser.add_argument("--steps", type=int, default=15000, help="the most that a run may take (15000)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each side (3)")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=["without", "ema"], help="(without, ema)")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
     options = parser.parse_args(words)

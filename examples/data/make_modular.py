@@ -1,4 +1,4 @@
-"""Writes the data of `grokking.yaml`: all sums of two numbers modulo a prime, half of them held out.
+"""Writes the data of `grokking.yaml`: all sums of two numbers modulo a prime, three tenths of them held out.
 
 A number is one character, so that a tokenizer of bytes makes one token of each.
 """
@@ -11,8 +11,8 @@ import string
 from pathlib import Path
 
 DIGITS = string.digits + string.ascii_letters
-PRIME = 47
-SHARE = 0.5
+PRIME = 31
+SHARE = 0.7
 FOLDER = Path(__file__).parent
 
 
