@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dumbo.cli.flags import Parser
 from dumbo.console import Console
 from dumbo.disk import warn_of_little_space
 from dumbo.errors import Problem, RunError
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         RunError: there is no such model, it has its zeros, it is damaged, or the output is there already.
     """
-    parser = argparse.ArgumentParser("dumbo decompress", description="Write a model with the zeros left out of it.")
+    parser = Parser(prog="dumbo decompress", description="Write a model with the zeros left out of it.")
     parser.add_argument("model", type=Path, help="a run's folder, or any folder with a model (save_compressed: true)")
     parser.add_argument("output", type=Path, help="the new folder")
     words = parser.parse_args(list(arguments))
@@ -36,7 +36,6 @@ def run(arguments: Sequence[str]) -> int:
     from dumbo.plugins.llm_compressor.saving import put_zeros_in
 
     quieten_libraries()
-
     console = Console()
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     warn_of_little_space(output.parent, 2 * stored, console.say)
