@@ -133,7 +133,7 @@ def _extend(tree: Tree, file: Path, chain: tuple[Path, ...], problems: list[Prob
 
 
 def _merge(below: Tree, above: Tree, path: KeyPath) -> None:
-    """Lay `above` over `below`: mappings are merged key by key, everything else is replaced."""
+    """Lay `above` over `below`: mappings are merged key by key, null takes a section away, all else is replaced."""
     lower, upper = _at(below.value, path), _at(above.value, path)
     if path in above.places:
         below.places[path] = above.places[path]
@@ -142,10 +142,18 @@ def _merge(below: Tree, above: Tree, path: KeyPath) -> None:
             _merge(below, above, (*path, key))
             continue
         _forget(below, (*path, key))
+        if value is None and _is_section(lower, path, key):
+            del lower[key]
+            continue
         lower[key] = value
         here = (*path, key)
         below.places |= {p: place for p, place in above.places.items() if p[: len(here)] == here}
         below.unquoted |= {p for p in above.unquoted if p[: len(here)] == here}
+
+
+def _is_section(parent: Any, path: KeyPath, key: Any) -> bool:
+    """Whether there is a section such as `model.peft`, of a plugin perhaps that is not listed any more."""
+    return len(path) == 1 and isinstance(parent, dict) and isinstance(parent.get(key), dict)
 
 
 def _forget(tree: Tree, path: KeyPath) -> None:
@@ -189,6 +197,9 @@ def _apply_override(override: str, source: Source, tree: Tree) -> None:
         return
     for stale in [p for p in source.places if p[: len(path)] == path]:
         del source.places[stale]
+    if value.value is None and _is_section(parent, path[:-1], last):
+        del parent[last]
+        return
     parent[last if isinstance(parent, list) else str(last)] = value.value
     source.places |= {(*path, *p): _COMMAND_LINE for p in value.places}
     tree.unquoted |= {(*path, *p) for p in value.unquoted}

@@ -74,6 +74,21 @@ def test_a_mapping_may_be_replaced_by_a_value_and_the_other_way_round(folder):
     assert place(source, "a", "b") == "run.yaml:2:1"
 
 
+def test_null_takes_a_section_away_and_is_a_value_elsewhere(folder):
+    base = "model:\n  peft: {rank: 4}\n  revision: x\ntrainer:\n  kd: {alpha: 1, teacher: {path: x}}\n"
+    run = "extends: base.yaml\nmodel: {peft: null, revision: null, liger: null}\ntrainer: {kd: {teacher: null}}\n"
+    source = load(folder, base=base, run=run)
+    tree = {"model": {"revision": None, "liger": None}, "trainer": {"kd": {"alpha": 1, "teacher": None}}}
+    assert source.tree == tree
+    assert place(source, "model", "peft", "rank") == "run.yaml:2:1", "of the section nothing is left"
+
+
+def test_the_command_line_takes_a_section_away(folder):
+    (folder / "run.yaml").write_text("model:\n  base_model: x\n  peft: {rank: 4}\n")
+    source = load_source(folder / "run.yaml", ["model.peft=null", "model.base_model=null"])
+    assert source.problems == [] and source.tree == {"model": {"base_model": None}}
+
+
 def test_the_same_file_may_be_extended_twice_without_a_cycle(folder):
     files = {"top": "x: 1\n", "a": "extends: top.yaml\n", "b": "extends: top.yaml\ny: 2\n"}
     source = load(folder, **files, run="extends: [a.yaml, b.yaml]\n")
