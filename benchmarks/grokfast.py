@@ -57,17 +57,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=15000, help="the most that a run may take (15000)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side (3)")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=["without", "ema"], help="(without, ema)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all runs, before what the example says")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"where to write the result ({RESULT})")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     values = []
     with tempfile.TemporaryDirectory() as name:
         for seed in range(1, options.seeds + 1):
             for side in options.sides:
-                values.append(measure(side, seed, options.steps, Path(name) / f"{side}-{seed}"))
+                values.append(measure(side, seed, options.steps, options.overrides, Path(name) / f"{side}-{seed}"))
                 print(f"{side}, seed {seed}: {values[-1]['reached'] or 'not reached'}", flush=True)
     report = {
         "goal": GOAL,
         "most_steps": options.steps,
+        "overrides": options.overrides,
         "machine": f"{platform.machine()}, CPU",
         "versions": {package: version(package) for package in ("torch", "transformers")},
         "steps_to_goal": summary(values, options.sides),
@@ -80,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(side: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+def measure(side: str, seed: int, steps: int, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """One run; the steps and shares of its evaluations, and the first step at the goal."""
     folder.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "examples" / "grokking.yaml").read_text(encoding="utf-8"))
@@ -95,7 +97,8 @@ def measure(side: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     (folder / "enough.py").write_text(STOPPER % GOAL, encoding="utf-8")
     plugins.append(f"{folder / 'enough.py'}:EnoughPlugin")
     (folder / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    subprocess.run([sys.executable, "-m", "dumbo", str(folder / "run.yaml")], cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "dumbo", str(folder / "run.yaml"), *overrides]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     lines = (folder / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     held_out = [(row["step"], row["eval/exact_match"]) for row in rows if "eval/exact_match" in row]

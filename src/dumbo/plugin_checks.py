@@ -130,8 +130,7 @@ def _wrong_defaults(options: type[Section], what: str) -> Iterator[tuple[str, ..
     business."""
     config = ConfigDict(validate_default=True, use_attribute_docstrings=False)
     try:
-        # With a docstring, as it stays among the subclasses of Section until it is collected.
-        space = {"model_config": config, "__module__": options.__module__, "__doc__": options.__doc__}
+        space = {"model_config": config, "__module__": options.__module__}
         checked: Any = type("Checked", (options,), space)
         checked.model_validate({})
     except ValidationError as error:

@@ -564,7 +564,7 @@ def rows():
         yield pytest.param(row, marks=pytest.mark.full) if of_a_plugin else row
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", list(rows()))
 def test_a_key_changes_what_a_run_does(row, folder, model_folder, known, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     context, value = RUNS[row]
