@@ -143,7 +143,6 @@ def plot(values: Sequence[Mapping[str, Any]], file: Path) -> None:
     above.set_ylabel("held-out sums that are right")
     below.set_ylabel("training loss")
     below.set_yscale("log")
-    below.set_xscale("log")
     below.set_xlabel("optimizer step")
     above.legend(frameon=False)
     for axis in (above, below):
