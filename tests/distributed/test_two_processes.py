@@ -71,6 +71,7 @@ def write(folder, model_folder, rows, changes):
     return builders.write_config(folder, model_folder, rows, changes)
 
 
+@pytest.mark.full
 def test_two_processes_train_as_one_does_and_only_the_first_speaks(tmp_path, model_folder, rows):
     result = torchrun(write(tmp_path / "two", model_folder, rows, CHANGES))
     assert result.returncode == 0, result.stderr
