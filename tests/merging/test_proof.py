@@ -131,7 +131,8 @@ def test_nothing_is_left_of_a_merge_that_is_not_proven(base, tmp_path, capsys):
 def test_layers_are_read_when_they_are_reached_and_dropped(base):
     from transformers import AutoConfig
 
-    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of
+    from dumbo.bridge.merge_proof import logits_of
+    from dumbo.bridge.stored_model import FromDisk, empty_model
 
     model = empty_model(AutoConfig.from_pretrained(base), False)
     most = 0
@@ -154,7 +155,8 @@ def test_other_roundings_of_inputs_are_those_of_weights(base):
     """In one pass with the plain model, or in one of their own."""
     from transformers import AutoConfig
 
-    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of, noise_of, twice_with_noise
+    from dumbo.bridge.merge_proof import logits_of, noise_of, twice_with_noise
+    from dumbo.bridge.stored_model import FromDisk, empty_model
 
     name = "model.layers.1.mlp.down_proj.weight"
     model = empty_model(AutoConfig.from_pretrained(base), False)

@@ -66,7 +66,7 @@ def _config(asked: Mapping[str, Any]) -> Any:
 def _names(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Where the model's weights lie, for `dumbo.merging.places`."""
     from dumbo.bridge.merge_names import flipped_weights, locate, own_parameters, tied_weights
-    from dumbo.bridge.merge_proof import empty_model
+    from dumbo.bridge.stored_model import empty_model
 
     config = _config(asked)
     written = config.to_dict()  # Before it is told that the empty model is of float32.
@@ -100,7 +100,8 @@ def _reference(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Compute the logits of the base model with PEFT's adapters; they are kept for the comparison."""
     import torch
 
-    from dumbo.bridge.merge_proof import FromDisk, empty_model, few_threads, logits_of, with_adapters
+    from dumbo.bridge.merge_proof import few_threads, logits_of, with_adapters
+    from dumbo.bridge.stored_model import FromDisk, empty_model
 
     few_threads()
     model = empty_model(_config(asked), bool(asked.get("trusted")))
@@ -133,7 +134,8 @@ def _merged(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merged_logits(asked: Mapping[str, Any], config: Any, ids: Any, noise: float) -> tuple[Any, Any]:
     """The logits of the merged model, and those with other roundings: in one pass, or where that cannot be, in two."""
-    from dumbo.bridge.merge_proof import FromDisk, empty_model, logits_of, noise_of, twice_with_noise
+    from dumbo.bridge.merge_proof import logits_of, noise_of, twice_with_noise
+    from dumbo.bridge.stored_model import FromDisk, empty_model
 
     model = empty_model(config, bool(asked.get("trusted")))
     folder, changed = Path(asked["folder"]), frozenset(asked["changed"])

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dumbo.bridge.merge_proof import FromDisk, empty_model
 from dumbo.bridge.quantized_base import is_quantized
+from dumbo.bridge.stored_model import FromDisk, empty_model
 from dumbo.errors import ConfigError
 
 _KEY = "model.peft.init"
