@@ -68,6 +68,17 @@ def test_the_ratio_of_known_matrices():
     assert math.isnan(ratio(np.zeros((3, 4))))
 
 
+@pytest.mark.parametrize("rank", [1, 3, 11])
+def test_a_weight_that_is_mostly_zeros_has_a_ratio_and_comes_before_a_noisy_one(rank):
+    """What is noise there is nothing, or what rounding leaves of it."""
+    numbers = np.random.default_rng(2)
+    rows = np.zeros((64, 48))
+    rows[:rank] = numbers.normal(size=(rank, 48))
+    product = numbers.normal(size=(64, rank)) @ numbers.normal(size=(rank, 48))
+    for matrix in (np.diag([1.0, *[0.0] * 20]), rows, product):
+        assert ratio(numbers.normal(size=(64, 48))) < ratio(matrix) < math.inf
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (64, 128), (128, 64), (5, 300), (1, 7)])
 def test_the_ratio_is_the_paper_s_on_either_side(shape):
     matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -83,13 +94,15 @@ def test_noise_alone_is_not_zero():
     assert 0.1 < ratio(matrix) < 0.35
 
 
-def test_more_signal_of_low_rank_has_a_higher_ratio():
-    """Of the same noise, with a component of rank 4 that grows: the order is that of its strength."""
+def test_a_component_of_low_rank_raises_the_share_of_the_signal_and_not_the_ratio():
+    """Of the same noise, with a component of rank 4 that grows; the paper's last division is by the largest value."""
     numbers = np.random.default_rng(1)
     noise = numbers.normal(size=(96, 96))
     component = sum(np.outer(numbers.normal(size=96), numbers.normal(size=96)) for _ in range(4))
-    share = [signal_share(noise + strength * component) for strength in (0, 1, 3)]
-    assert share == sorted(share) and share[0] < share[-1]
+    matrices = [noise + strength * component for strength in (0, 1, 3)]
+    shares, ratios = [signal_share(matrix) for matrix in matrices], [ratio(matrix) for matrix in matrices]
+    assert shares[0] < shares[1] < shares[2] and ratios[0] > ratios[1] > ratios[2]
+    assert ratios == pytest.approx([paper(matrix) for matrix in matrices], rel=1e-5)
 
 
 def signal_share(matrix):
@@ -150,7 +163,7 @@ def test_experts_count_as_the_mean_of_theirs(tmp_path):
 def test_a_second_scan_measures_nothing_and_a_changed_weight_is_measured_again(deep, cache, monkeypatch):
     model = builders.build_tiny_model()
     first = scan(units_of(weights_of_model(model)), RatioCache("a/b"), print)
-    assert [file.name for file in cache.iterdir()] == ["a_b-v1.json"]
+    assert [file.name for file in cache.iterdir()] == ["a_b-v2.json"]
     asked = []
     monkeypatch.setattr(
         scanning, "singular_values", lambda matrix: asked.append(matrix.shape) or singular_values(matrix)
@@ -167,7 +180,7 @@ def test_a_cache_that_is_damaged_or_refused_is_no_obstacle(tmp_path, cache):
     model, said = builders.build_tiny_model(num_hidden_layers=1), []
     cache.mkdir(parents=True)
     for text in ("{", '{"ratios": 3}', '{"ratios": {"2x2-00": "x"}}'):
-        (cache / "m-v1.json").write_text(text)
+        (cache / "m-v2.json").write_text(text)
         found = scan(units_of(weights_of_model(model)), RatioCache("m"), said.append)
         assert all(math.isfinite(each.ratio) for each in found)
         assert "measured in" in said[-1]
@@ -292,7 +305,7 @@ def test_what_does_not_go_together(tmp_path, model_folder, rows_file, changes, l
 def test_the_verb_shows_what_a_run_would_choose(tmp_path, deep, rows_file, capsys):
     words = ["spectrum", str(deep), "--top-fraction", "0.25", "--chart", str(tmp_path / "c.png")]
     printed = printed_by(capsys, 0, *words, "--json", str(tmp_path / "s.json"), "--patterns").out
-    assert "60,896 of 145,312 parameters (41.91%) would be trained, lm_head.weight, model.embed_tokens" in printed
+    assert "60,896 of 145,312 parameters (41.91%) would be trained, model.embed_tokens.weight, lm_head" in printed
     assert (tmp_path / "c.png").stat().st_size > 10_000
     patterns = [line.strip()[3:-1] for line in printed.splitlines() if line.strip().startswith("- '^")]
     assert r"^model\.embed_tokens\.weight$" in patterns and len(patterns) == 41
@@ -318,6 +331,50 @@ def test_the_verb_reads_shards_and_16_bits(tmp_path, deep, capsys):
     assert found[name]["snr"] == pytest.approx(paper(model.get_parameter(name).detach().float().numpy()), rel=1e-4)
     scanned = scan(units_of(weights_of_model(model)), RatioCache("x"), print)
     assert {each.unit.weight.name: each.ratio for each in scanned} == {n: entry["snr"] for n, entry in found.items()}
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+MAMBA = {"tie_word_embeddings": False, "num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8}
+GATED = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "on_disk"),
+    [
+        pytest.param("qwen3_moe", EXPERTS, "model.layers.0.mlp.experts.0.gate_proj.weight", id="experts one by one"),
+        pytest.param("deepseek_v3", GATED, "model.layers.1.mlp.gate.e_score_correction_bias", id="a buffer"),
+        pytest.param("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4}, "transformer.wte.weight", id="no prefix"),
+        pytest.param("mamba2", MAMBA, "backbone.embeddings.weight", id="own names"),
+    ],
+)
+def test_the_verb_finds_what_a_run_has_in_memory(tmp_path, capsys, kind, options, on_disk):
+    model = builders.build_tiny_model(config_type=kind, **options)
+    model.save_pretrained(tmp_path / "model")
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert on_disk in stored
+    if kind == "gpt2":  # as the hub has it, with the mask that was a buffer once
+        stored = {name.removeprefix("transformer."): value for name, value in stored.items()}
+        stored["h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        save_file(stored, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    words = ["spectrum", str(tmp_path / "model"), "--json", str(tmp_path / "found.json"), "--patterns"]
+    printed = printed_by(capsys, 0, *words).out
+    weights = weights_of_model(model)
+    said = []
+    scanned = scan(units_of(weights), RatioCache(str(tmp_path / "model")), said.append)
+    assert "all known from before" in said[0], "the same matrices"
+    found = json.loads((tmp_path / "found.json").read_text())
+    ratios = {each.unit.weight.name: None if math.isnan(each.ratio) else each.ratio for each in scanned}
+    assert ratios == {name: entry["snr"] for name, entry in found.items()}
+    trained = {name for each in choose(scanned, 0.5) for name in each.unit.names}
+    trained |= {weight.name for weight in weights if weight.is_end}
+    patterns = [line.strip()[4:-2] for line in printed.splitlines() if line.strip().startswith("- '^")]
+    assert {pattern.replace("\\", "") for pattern in patterns} == trained
+
+
+def test_however_a_folder_is_written_its_cache_is_one(tmp_path, deep, monkeypatch):
+    monkeypatch.chdir(deep)
+    assert RatioCache(".").file == RatioCache(str(deep)).file == RatioCache(f"../{deep.name}/").file
+    assert RatioCache("owner/name").file.name == "owner_name-v2.json"
 
 
 def test_the_verb_says_what_it_cannot_scan(tmp_path, deep, capsys):

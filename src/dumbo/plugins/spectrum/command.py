@@ -1,9 +1,8 @@
-"""`dumbo spectrum MODEL [--top-fraction F] [--chart FILE] [--json FILE] [--patterns]`: scans without training."""
+"""`dumbo spectrum MODEL [--top-fraction F] ...`: scans without training."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from dumbo.console import Console
 from dumbo.errors import Problem, RunError
 from dumbo.local_paths import is_hub_name, near_paths
-from dumbo.plugins.spectrum.weights import Weight, units_of, weights_of_files
+from dumbo.plugins.spectrum.weights import Weight, units_of
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     if not 0 <= options.top_fraction <= 1:
         raise RunError(f"dumbo spectrum: --top-fraction is a share, from 0 to 1, not {options.top_fraction:g}")
     console = Console()
-    weights = _open(options.model, options.revision, console)
+    weights = _open(options, console)
     from dumbo.plugins.spectrum.scanning import RatioCache, choose, scan
     from dumbo.plugins.spectrum.showing import HEADER, table, write_chart, write_numbers
 
@@ -58,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="dumbo spectrum", description="Measure the signal in a model's weights.")
     parser.add_argument("model", help="a folder or a hub name (owner/name), with safetensors files")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     parser.add_argument("--top-fraction", type=float, default=0.5, metavar="F", help="what would be trained (0.5)")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw a bar for every weight into this PNG file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every weight's ratio into this file")
@@ -65,10 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(name: str, revision: str | None, console: Console) -> list[Weight]:
+def _open(options: argparse.Namespace, console: Console) -> list[Weight]:
     from dumbo.left_out_zeros import refuse_left_out
     from dumbo.merging.bases import fetch, stored_tensors
 
+    name, revision = options.model, options.revision
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not is_hub_name(name):
@@ -81,16 +82,9 @@ def _open(name: str, revision: str | None, console: Console) -> list[Weight]:
         raise RunError(f"dumbo spectrum: '{name}' is an adapter; take its base model, or merge it first")
     refuse_left_out(folder, "dumbo spectrum")
     tensors, _ = stored_tensors(folder)
-    return weights_of_files(tensors, _vocab_size(folder))
+    from dumbo.plugins.spectrum.files import weights_in
 
-
-def _vocab_size(folder: Path) -> int | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return size if isinstance(size, int) else None
+    return weights_in(folder, tensors.values(), options.trust_remote_code)
 
 
 def _size(weight: Weight) -> int:

@@ -78,4 +78,4 @@ def _rival_problems(config: RunConfig) -> Iterator[Problem]:
     if "peft" in config.plugins:
         message = "'spectrum' trains whole weights of the model, and 'peft' leaves all of them as they are"
         hint = "remove one of them; LoRA on chosen layers is model.peft.layers_to_transform"
-        yield Problem(message, ("plugins", config.plugins.index("spectrum")), hints=(hint,))
+        yield Problem(message, ("plugins", config.plugins.index("peft")), hints=(hint,))

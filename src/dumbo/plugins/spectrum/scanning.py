@@ -22,7 +22,7 @@ from dumbo.merging.numbers import Array
 from dumbo.plugins.spectrum.signal import signal_to_noise, singular_values
 from dumbo.plugins.spectrum.weights import Unit
 
-_VERSION = 1
+_VERSION = 2
 _OFTEN = 30.0
 """Seconds after which what was measured is written down."""
 
@@ -44,7 +44,10 @@ class RatioCache:
     """Ratios by what the matrices hold, in a file per model, so that a matrix that has changed is measured again."""
 
     def __init__(self, model: str, folder: Path | None = None) -> None:
-        """`model` gives the file its name; the ratios in it hold for whatever has the same content."""
+        """`model`, a folder however it is written or a hub name, gives the file its name; the ratios in it hold for
+        whatever has the same content."""
+        path = Path(model).expanduser()
+        model = str(path.resolve()) if path.is_dir() else model
         name = re.sub(r"[^\w.@-]+", "_", model).strip("_.")[-100:]
         self.file = (folder or cache_folder()) / "spectrum" / f"{name}-v{_VERSION}.json"
         self._ratios = self._read()

@@ -11,6 +11,8 @@ from dumbo.merging.numbers import Array
 
 _NORMAL = 1.349
 """Between the quartiles of a normal distribution lie so many standard deviations."""
+_EXACT = 1e-8
+"""Of the largest singular value: so exact are all."""
 
 
 def signal_to_noise(values: Tensor, rows: int, columns: int) -> float:
@@ -18,7 +20,8 @@ def signal_to_noise(values: Tensor, rows: int, columns: int) -> float:
 
     Their spread is sigma = (Q75 - Q25) / 1.349. By the law of Marchenko and Pastur, noise of that spread reaches up to
     tau = sigma (1 + sqrt(beta)), beta being the ratio of the sides. The sum of the values above tau, over the sum of
-    the others (1 where there are none), over the largest value, is the result. NaN for a matrix of zeros.
+    the others (1 where there are none), over the largest value, is the result. It grows without end as the others come
+    near zero, so that these count as the smallest that `singular_values` can tell from it. NaN for a matrix of zeros.
     """
     largest = values.max().item()
     if largest == 0:
@@ -26,8 +29,8 @@ def signal_to_noise(values: Tensor, rows: int, columns: int) -> float:
     low, high = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype)).tolist()
     beta = min(rows, columns) / max(rows, columns)
     is_signal = values > (high - low) / _NORMAL * (1 + math.sqrt(beta))
-    signal, noise = values[is_signal].sum().item(), values[~is_signal].sum().item()
-    return signal / (noise if bool((~is_signal).any()) else 1.0) / largest
+    noise = values[~is_signal].clamp(min=_EXACT * largest)
+    return values[is_signal].sum().item() / (noise.sum().item() if len(noise) else 1.0) / largest
 
 
 def singular_values(matrix: Array) -> Tensor:

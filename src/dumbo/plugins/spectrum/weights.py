@@ -1,26 +1,22 @@
-"""The weights of a model, in memory or in files, as matrices, and which of them belong together."""
+"""The weights of a model as matrices, wherever they lie, and which of them belong together."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dumbo.errors import Problem, RunError
-from dumbo.merging.numbers import ROUNDOFF, Array
+from dumbo.merging.numbers import Array
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from dumbo.merging.tensor_files import StoredTensor
-
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_ENDS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|embed_out|lm_head)\.weight$")
-"""Names of embeddings and heads, for files: a model in memory says itself which they are."""
+Reader = Callable[[int, int], Array]
+"""Rows (first dimension) of a tensor from one number to another, in float32; the other dimensions as they come."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,7 @@ class Weight:
 
     name: str
     shape: tuple[int, ...]
-    read: Callable[[int, int], Array]
-    """Its rows (first dimension) from one number to another, in float32; the other dimensions as they come."""
+    read: Reader
     is_end: bool = False
     """Whether it is of the embeddings or the output head."""
 
@@ -72,8 +67,9 @@ class Unit:
         return ".".join(_NUMBER.findall(self.weight.name))
 
 
-def weights_of_model(model: Module) -> list[Weight]:
-    """All weights of a model in memory; tied ones once.
+def weights_of_model(model: Module, reader: Callable[[str, Any], Reader] | None = None) -> list[Weight]:
+    """All weights of a model; tied ones once. `reader` says how one is read, by its name and its parameter: by default
+    from memory.
 
     Raises:
         RunError: some are quantized.
@@ -82,13 +78,14 @@ def weights_of_model(model: Module) -> list[Weight]:
     found = []
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
-            raise _quantized(name, str(parameter.dtype).removeprefix("torch."))
-        read = partial(_rows_in_memory, parameter.detach())
+            raise quantized(name, str(parameter.dtype).removeprefix("torch."))
+        read = reader(name, parameter) if reader is not None else partial(rows_of, parameter.detach())
         found.append(Weight(name, tuple(parameter.shape), read, id(parameter) in ends))
     return found
 
 
-def _rows_in_memory(whole: Any, begin: int, end: int) -> Array:
+def rows_of(whole: Any, begin: int, end: int) -> Array:
+    """The rows of a tensor from one number to another, in float32."""
     rows: Array = whole.reshape(whole.shape or (1,))[begin:end].float().contiguous().cpu().numpy()
     return rows
 
@@ -103,37 +100,9 @@ def _ends(model: Any) -> Iterable[Any]:
             yield module.weight
 
 
-def weights_of_files(tensors: Mapping[str, StoredTensor], vocab_size: int | None) -> list[Weight]:
-    """All weights in safetensors files, by their names. Embeddings and head go by their usual names, or where no weight
-    has one, by their number of rows.
-
-    Raises:
-        RunError: some are quantized.
-    """
-    found = []
-    are_named = any(_ENDS.search(name) for name in tensors)
-    for name, tensor in sorted(tensors.items(), key=lambda item: _natural(item[0])):
-        if tensor.dtype not in ROUNDOFF:
-            if re.search(r"weight|bias|proj", name) is None:
-                continue  # a buffer: positions, masks
-            raise _quantized(name, tensor.dtype)
-        has_rows = len(tensor.shape) == 2 and tensor.shape[0] == vocab_size
-        is_end = _ENDS.search(name) is not None if are_named else has_rows
-        found.append(Weight(name, tensor.shape, partial(_rows_in_file, tensor), is_end))
-    return found
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layer 2 before layer 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def _rows_in_file(stored: StoredTensor, begin: int, end: int) -> Array:
-    return stored.read_rows(begin, end, np.float32)
-
-
-def _quantized(name: str, dtype: str) -> RunError:
-    message = f"spectrum: {name} is quantized ({dtype}), and the signal in what is left of it is not that of the weight"
+def quantized(name: str, how: str) -> RunError:
+    """The error of a weight, or model, that is quantized."""
+    message = f"spectrum: {name} is quantized ({how}), and the signal in what is left of it is not that of the weight"
     return RunError(str(Problem(message, hints=("take the model that it was made from",))))
 
 
