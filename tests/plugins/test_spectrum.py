@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dumbo.cli.main import main
 from dumbo.errors import ConfigError, RunError
 from dumbo.plugins.spectrum import scanning
 from dumbo.plugins.spectrum.plugin import SpectrumOptions
@@ -20,6 +21,7 @@ from dumbo.plugins.spectrum.training import train_signal
 from dumbo.plugins.spectrum.weights import Unit, Weight, units_of, weights_of_model
 from tests import builders
 from tests.distributed.test_two_processes import torchrun
+from tests.faults.stopping import assert_same_run, stop_by, write_stoppable
 from tests.run.whole_runs import SHIPPED, losses_of, printed_by, weights_of, write_and_run
 
 PLUGINS = [*SHIPPED, "spectrum"]
@@ -419,6 +421,16 @@ def test_spectrum_and_grokfast_together(tmp_path, deep, rows_file, capsys):
     before, after = weights_of(deep), weights_of(out / "model")
     assert kept == {name for name in after if not torch.equal(before[name], after[name])}
     assert "grokfast: ema with alpha 0.9, lamb 2; it keeps 0.2 MB" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_trains_the_same_weights(tmp_path, deep, rows_file):
+    options = {"model.spectrum": {"top_fraction": 0.25}}
+    files = [write_stoppable(tmp_path / where, deep, rows_file, dict(options), ("spectrum",)) for where in "ab"]
+    assert main(["train", str(files[0])]) == 0
+    with stop_by("SIGTERM", 2):
+        assert main(["train", str(files[1])]) == 75
+    assert main(["train", str(files[1]), "--resume"]) == 0
+    assert_same_run(tmp_path / "b" / "out", tmp_path / "a" / "out")
 
 
 @pytest.mark.full

@@ -36,6 +36,7 @@ def run_example(tmp_path, model_folder, monkeypatch):
         "qlora": [],
         "eaft": [],
         "dft": [],
+        "spectrum": [],
         "dense_mixer": [],
         "sparse": [],
         "grokking": [],
@@ -76,7 +77,7 @@ def test_the_quickstart_takes_its_first_steps_and_lora_goes_on(run_example):
     assert len(losses_of(first)) == 2
     assert (first / "model" / "model.safetensors").is_file() and (first / "report.html").is_file()
     one = ["trainer.arguments.max_steps=1", "trainer.arguments.eval_on_start=false"]
-    for name in ("eaft", "dft"):
+    for name in ("eaft", "dft", "spectrum"):
         run_example(name, f"model.base_model={first / 'model'}", few, *one, output=name)
     named = [f"model.tokenizer.path={first / 'model'}", f"trainer.kd.teacher.path={first / 'model'}"]
     taught = run_example("distill", *named, "trainer.arguments.max_steps=2", "datasets.0.split=train[:64]", output="kd")
@@ -186,7 +187,7 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
     assert {row["step"] for row in rows} >= {0, metrics_of(first)[-1]["step"]}
     folder = run_example("qlora", f"model.base_model={first / 'model'}", output="qlora")
     assert losses_of(folder, "eval/exact_match")[-1] > 0.9
-    for name in ("eaft", "dft"):
+    for name in ("eaft", "dft", "spectrum"):
         folder = run_example(name, f"model.base_model={first / 'model'}", output=name)
         right = losses_of(folder, "eval/exact_match")
         assert right[0] < 0.1 and right[-1] > right[0]

@@ -96,6 +96,8 @@ def _swap(options: GrokfastOptions) -> Iterator[str]:
     alpha, lamb = options.alpha, options.factor
     if options.lamb is not None and alpha >= 1 and 0 <= lamb < 1:
         yield f"alpha and lamb look swapped: write alpha: {lamb:g} and lamb: {alpha:g}"
+    elif alpha > 1:
+        yield "some texts have alpha and lamb swapped: the paper has alpha: 0.98 and lamb: 2"
     else:
         yield "it is the share of the average that stays in each step; the paper has 0.98"
 

@@ -82,6 +82,9 @@ def _open(options: argparse.Namespace, console: Console) -> list[Weight]:
         raise RunError(f"dumbo spectrum: '{name}' is an adapter; take its base model, or merge it first")
     refuse_left_out(folder, "dumbo spectrum")
     tensors, _ = stored_tensors(folder)
+    from dumbo.bridge.quiet import quieten_libraries
+
+    quieten_libraries()
     from dumbo.plugins.spectrum.files import weights_in
 
     return weights_in(folder, tensors.values(), options.trust_remote_code)
