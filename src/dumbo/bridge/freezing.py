@@ -71,7 +71,7 @@ def _tell(model: Module, say: Callable[[str], None], owner: str) -> int:
     numbers = sum(parameter.numel() for _, parameter in trained)
     total = sum(parameter.numel() for _, parameter in every)
     shown = list(folded(name for name, _ in trained))
-    more = f" and {len(shown) - _SHOWN} more kinds" if len(shown) > _SHOWN else ""
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     say(
         f"{owner}: {numbers:,} of {total:,} parameters ({numbers / total:.2%}) in {len(trained)} of "
         f"{len(every)} weights are trained: {', '.join(shown[:_SHOWN])}{more}"

@@ -78,7 +78,7 @@ def near_names(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
     kinds = list(folded(dict.fromkeys(names)))
     likeness = {kind: difflib.SequenceMatcher(None, pattern, kind).ratio() for kind in kinds}
     nearest = sorted(kinds, key=lambda kind: -likeness[kind])[:_MOST_NAMES]
-    more = f" and {len(kinds) - len(nearest)} more kinds" if len(kinds) > len(nearest) else ""
+    more = f" and {len(kinds) - len(nearest)} more" if len(kinds) > len(nearest) else ""
     return (f"nearest are: {', '.join(nearest)}{more}",)
 
 
