@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 def examples(most: int) -> int:
     """How often a property is tried: a third of `most`; with `DUMBO_TEST_EXAMPLES=all`, as in the full tests, all."""
     return most if os.environ.get("DUMBO_TEST_EXAMPLES") == "all" else max(1, most // 3)
+
+
+def thinned(values: Iterable[Any], every: int) -> list[Any]:
+    """The first of each `every` values for `make test`, and all of them for the full tests, to be cases of a test."""
+    import pytest
+
+    return [pytest.param(value, marks=pytest.mark.full if place % every else ()) for place, value in enumerate(values)]
 
 
 class Remove:

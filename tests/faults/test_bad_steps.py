@@ -98,8 +98,9 @@ def same(first, second):
     ("kind", "clipping"),
     [
         ({"loss": {"2": "nan"}}, 1.0),
-        ({"loss": {"2": "inf"}}, 0.0),
-        *(({"gradient": {"2": "inf"}}, to) for to in (1.0, 0.0)),
+        pytest.param({"loss": {"2": "inf"}}, 0.0, marks=pytest.mark.full),
+        ({"gradient": {"2": "inf"}}, 1.0),
+        pytest.param({"gradient": {"2": "inf"}}, 0.0, marks=pytest.mark.full),
     ],
     ids=str,
 )

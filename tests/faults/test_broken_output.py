@@ -91,6 +91,7 @@ def test_a_terminal_that_goes_away_takes_its_bar_along(capsys):
     assert capsys.readouterr().err.splitlines() == [NOTE.format("Input/output error"), "a line", "another"]
 
 
+@pytest.mark.full
 def test_an_exit_code_survives_that_nothing_can_be_said():
     command = f"exec {sys.executable} -m dumbo train nowhere.yaml >/dev/full 2>&1"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 2

@@ -200,6 +200,7 @@ def test_the_way_on_is_the_whole_command(start, tmp_path, capsys):
     assert f"to go on: dumbo train {file} --resume --from '{tmp_path / 'else where'}'\n" in said
 
 
+@pytest.mark.full
 def test_rows_of_a_stream_that_changed(start, tmp_path, capsys):
     streamed = {
         "trainer__data__streaming": True,
@@ -248,6 +249,7 @@ def test_a_signal_for_a_checkpoint_where_there_is_none_to_write(start, monkeypat
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
+@pytest.mark.full
 def test_what_comes_after_the_training_comes_again(start, monkeypatch, capsys):
     monkeypatch.setenv("DUMBO_MOMENT", "after_train:RAISE")
     file, without = start(), start("without")

@@ -199,7 +199,7 @@ def test_what_a_hook_returned_raises_in_the_second_step(run, name):
     assert_closed(run, printed)
 
 
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("event", builders.thinned(EVENTS, 3))
 def test_a_callback_that_raises_at_each_event(run, event):
     saving = {"trainer.arguments.save_strategy": "steps", "trainer.arguments.save_steps": 1}
     printed = run(2, "CallbackPlugin", event, changes=EVALUATED | saving | {"trainer.arguments.max_steps": 3})

@@ -113,6 +113,7 @@ def test_a_step_that_hangs_ends_the_run_which_closes_as_ever(run):
     assert signal.getsignal(signal.SIGUSR2) is before
 
 
+@pytest.mark.full
 def test_what_is_no_step_may_take_its_time(run):
     evaluated = {"trainer__data__val_set_size": 2}
     run(0, "SlowPlugin", trainer__faults={"step_timeout": 2.0}, trainer__arguments__max_steps=3, **evaluated)
@@ -189,6 +190,7 @@ def test_a_main_thread_that_does_not_listen_is_left(tmp_path):
     assert "test_a_main_thread_that_does_not_listen" in (tmp_path / "stalled-step-000007.txt").read_text()
 
 
+@pytest.mark.full
 def test_nothing_is_said_of_steps_that_end_in_time_or_when_a_folder_cannot_be_written(tmp_path, capfd):
     watchdog = Watchdog(1.0, "stalled-step-{step}.txt", tmp_path / "nowhere", grace=60)
     watchdog.start()

@@ -104,7 +104,7 @@ def test_what_autocast_leaves_alone_stays():
             assert in_autocast(single) is single
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES | models.RECURRENT)
+@pytest.mark.parametrize("name", builders.thinned(models.ARCHITECTURES | models.RECURRENT, 2))
 def test_models_give_what_documents_give_alone(name):
     """Logits, loss and gradients."""
     model, texts = models.build(name), models.documents()

@@ -11,7 +11,7 @@ from dumbo.errors import ConfigError, DataError
 from dumbo.plugins.jinja_formatter.data_options import DATA_FORMATS
 from dumbo.plugins.jinja_formatter.plugin import JinjaFormatterPlugin
 from dumbo.plugins.jinja_formatter.train_options import ChatTemplateOptions
-from tests.builders import CHATML
+from tests.builders import CHATML, thinned
 from tests.plugins.chat_labels import (
     ORIGIN,
     answer,
@@ -55,7 +55,7 @@ def test_qwen3_trains_answers_and_nothing_that_was_asked_3088():
     assert trained(tokenizer, example) == ["two<|im_end|>", "<think>\n\n</think>\n\nfour<|im_end|>"]
 
 
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
+@pytest.mark.parametrize("name", thinned(sorted(TEMPLATES), 3))
 def test_the_last_end_is_trained_2287(name):
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"extra_special_tokens": list(TEMPLATES[name].needs)})
@@ -86,7 +86,7 @@ def test_no_named_template_drops_the_last_thought_3724(name):
     assert said.index("because") < said.index("two")
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - set(THINKING)))
+@pytest.mark.parametrize("name", thinned(sorted(set(TEMPLATES) - set(THINKING)), 3))
 def test_a_named_template_that_knows_no_thoughts_refuses_them_3724(name):
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"extra_special_tokens": list(TEMPLATES[name].needs)})
@@ -102,7 +102,7 @@ def test_earlier_thoughts_that_a_template_hides_are_no_wrong_labels_3114():
     assert example.counts == {"turns without their thought": 1}
 
 
-@pytest.mark.parametrize("name", sorted(TEMPLATES))
+@pytest.mark.parametrize("name", thinned(sorted(TEMPLATES), 3))
 def test_the_prompt_of_inference_is_what_training_has_before_the_answer_2014(name):
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"extra_special_tokens": list(TEMPLATES[name].needs)})

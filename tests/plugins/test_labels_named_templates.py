@@ -3,6 +3,7 @@
 import pytest
 
 from dumbo.chat.names import TEMPLATES
+from tests.builders import thinned
 from tests.plugins.chat_labels import answer, call_of, chat, talk, tokenizer_of, trained
 
 USER, ANSWERS = {"role": "user", "content": "is it?"}, (answer("the answer"), answer("no\n1"))
@@ -26,7 +27,7 @@ def conversations(template):
         yield (USER, ANSWERS[0], USER, answer("yes", reasoning_content="hm")), ()
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", thinned(TEMPLATES, 3))
 def test_the_last_answer_is_what_the_prompt_leaves_to_write(name):
     template = TEMPLATES[name]
     tokenizer = tokenizer_of("byte_level", *template.needs)

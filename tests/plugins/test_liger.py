@@ -70,12 +70,14 @@ def test_a_kernel_gives_what_the_model_gave(short, name):
     assert said[0].startswith(f"liger: {name.split()[0]}: ")
 
 
+@pytest.mark.full
 def test_what_took_effect_is_said(short):
     assert short["rms_norm"][1] == ["liger: rms_norm: LigerRMSNorm 3"]
     assert short["glu_activation of gemma"][1] == ["liger: glu_activation: LigerGEGLUMLP 1"]
     assert short["rope"][1] == short["rope again"][1] == ["liger: rope: apply_rotary_pos_emb"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_that_of_the_reference(short, name):
     worst, evaluated, empty = short[name]

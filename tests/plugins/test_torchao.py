@@ -18,13 +18,14 @@ def base(tmp_path_factory):
     return builders.save_tiny_model(tmp_path_factory.mktemp("base") / "wide", **WIDE)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "options",
     [
         {"format": "int8"},
-        pytest.param({"format": "float8", "skip_modules": ["down_proj"]}, marks=pytest.mark.full),
-        pytest.param({"format": "int8", "group_size": 32}, marks=pytest.mark.full),
-        pytest.param({"format": "float8", "group_size": 32}, marks=pytest.mark.full),
+        {"format": "float8", "skip_modules": ["down_proj"]},
+        {"format": "int8", "group_size": 32},
+        {"format": "float8", "group_size": 32},
     ],
     ids=["int8", "float8", "int8-groups", "float8-groups"],
 )

@@ -93,7 +93,7 @@ def option_id(option):
     return f"{option.key} {option.when}".strip()
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=option_id)
+@pytest.mark.parametrize("option", builders.thinned(OPTIONS, 3), ids=option_id)
 def test_a_misspelled_key_at_every_level(write, refuse, option):
     changes, key = with_parents(option)
     parent, _, name = key.rpartition(".")
@@ -106,7 +106,7 @@ def test_a_misspelled_key_at_every_level(write, refuse, option):
     assert name in hints or "dumbo explain" in hints, hints
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=option_id)
+@pytest.mark.parametrize("option", builders.thinned(OPTIONS, 3), ids=option_id)
 def test_a_wrong_type_for_every_option(write, refuse, option):
     changes, key = with_parents(option)
     wrong = 3 if option.is_section or "a mapping" in option.takes else {"strange": [1]}

@@ -269,6 +269,7 @@ def test_entries_of_another_shape_are_as_if_they_were_not_there(words, encoded, 
     assert set(encoded()) <= set(ALL)
 
 
+@pytest.mark.full
 def test_a_failed_write_is_one_line(words, tmp_path):
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
     code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

@@ -71,6 +71,7 @@ def interrupt_at(process, line_start, *, again=False):
     return output, error
 
 
+@pytest.mark.full
 def test_in_training_the_model_is_saved_and_its_place_said(tmp_path, model_folder, rows_file):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

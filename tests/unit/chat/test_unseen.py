@@ -9,6 +9,7 @@ from dumbo.chat import forms
 from dumbo.chat.environment import compile_chat_template
 from dumbo.chat.names import TEMPLATES
 from dumbo.chat.unseen import OutlineFinder
+from tests.builders import thinned
 from tests.plugins.chat_labels import chat, talk, tokenizer_of
 
 GIVEN = {"tools": None, "documents": None, "add_generation_prompt": False, "bos_token": "<s>", "eos_token": "</s>"}
@@ -120,7 +121,7 @@ BITS = (
 )
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", thinned(TEMPLATES, 3))
 def test_a_form_is_filled_as_the_template_writes(name):
     template = TEMPLATES[name]
     build = chat(tokenizer_of("byte_level", *template.needs), chat_template=name)
