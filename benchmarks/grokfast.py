@@ -108,7 +108,8 @@ def measure(side: str, seed: int, steps: int, overrides: Sequence[str], folder: 
     held_out = [(row["step"], row["eval/exact_match"]) for row in rows if "eval/exact_match" in row]
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
     reached = next((step for step, share in held_out if share >= GOAL), None)
-    settings = {"grokfast": trainer.get("grokfast"), "learning_rate": trainer["arguments"]["learning_rate"]}
+    ran = yaml.safe_load((folder / "out" / "run.yaml").read_text(encoding="utf-8"))["trainer"]
+    settings = {"grokfast": ran.get("grokfast"), "learning_rate": ran["arguments"]["learning_rate"]}
     return {"side": side, "seed": seed, **settings, "reached": reached, "held_out": held_out, "train_loss": losses}
 
 
