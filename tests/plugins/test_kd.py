@@ -82,9 +82,9 @@ def taught_by(rows, teacher, count, temperature=1.0):
     return beside(rows, ids, logs)
 
 
-def live(teacher, **options):
+def live(teacher, num_tokens=VOCABULARY, **options):
     kd = KdOptions(teacher=TeacherOptions(path="t"), **options)
-    return KdLoss(kd, LiveTeacher(teacher, kd.teacher, kd, VOCABULARY), print)
+    return KdLoss(kd, LiveTeacher(teacher, kd.teacher, kd, num_tokens), print)
 
 
 def from_rows(power=1.0, **options):
@@ -200,7 +200,7 @@ def test_no_logits_are_held_of_the_student_or_of_a_teacher_in_the_process(teachi
 
     def largest(student, teacher):
         options = {"tile_tokens": tile, "temperature": 2.0, "beta": 0.5}
-        loss = from_rows(**options) if teaching == "rows" else live(teacher, **options)
+        loss = from_rows(**options) if teaching == "rows" else live(teacher, size, **options)
         with Shapes() as shapes:
             loss(student, batch, torch.tensor(36)).backward()
         return max(math.prod(shape) for shape, _ in shapes.made if shape[-1:] == (size,))
