@@ -60,7 +60,8 @@ def _insist_on_its_teacher(recording: Recording, options: KdOptions) -> None:
         return
     key, part = ("teacher.path", "teacher") if options.teacher is not None else ("server.url", "server")
     message = f"in {recording.folder} is what another teacher said: {recording.facts.teacher}"
-    ways = f"remove trainer.kd.{part} to train on that", "name another folder to record this one"
+    another = "another trainer.kd.recorded.folder, and dumbo teacher-logprobs CONFIG"
+    ways = f"to train on that, remove trainer.kd.{part}", f"to record this one, {another}"
     raise ConfigError.at(f"trainer.kd.{key}", message, *ways)
 
 
