@@ -1,8 +1,10 @@
-"""Distillation: the loss, its teachers in the process, beside the rows, behind HTTP and recorded; what is refused."""
+"""Distillation: the loss, its teachers in the process, beside the rows and behind HTTP; what is refused."""
 
+import copy
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import math
+import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from dumbo.data.collate import PackedCollator, PaddingCollator
 from dumbo.data.columns import Columns
 from dumbo.data.dataset import TokenDataset
 from dumbo.data.records import Example, Origin, Row
-from dumbo.errors import DataError, RunError
+from dumbo.errors import ConfigError, DataError, RunError
 from dumbo.losses.token import count_supervised
 from dumbo.plugins.kd.loss import KdLoss
 from dumbo.plugins.kd.options import KdOptions, ServerOptions, TaughtMessages, TaughtTokens, TeacherOptions
@@ -25,6 +27,9 @@ from dumbo.plugins.kd.teachers import LiveTeacher, RowTeacher, ServerTeacher
 from tests import builders
 from tests.faults.stopping import assert_same_run, checkpoints_in, stop_by, write_stoppable
 from tests.faults.test_out_of_memory import TIGHT
+from tests.numerics import training
+from tests.numerics.test_without_logits import Shapes
+from tests.plugins.kd_parts import config_of, make_parts, serving
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, printed_by, run_here
 
 ORIGIN = Origin("rows.jsonl", 1)
@@ -77,9 +82,9 @@ def taught_by(rows, teacher, count, temperature=1.0):
     return beside(rows, ids, logs)
 
 
-def live(teacher, **options):
+def live(teacher, num_tokens=VOCABULARY, **options):
     kd = KdOptions(teacher=TeacherOptions(path="t"), **options)
-    return KdLoss(kd, LiveTeacher(teacher, kd.teacher, kd, VOCABULARY), print)
+    return KdLoss(kd, LiveTeacher(teacher, kd.teacher, kd, num_tokens), print)
 
 
 def from_rows(power=1.0, **options):
@@ -183,6 +188,79 @@ def test_without_gradients_it_is_the_cross_entropy(student, teacher, rows):
     )
 
 
+@pytest.mark.parametrize("teaching", ["live", "rows"])
+def test_no_logits_are_held_of_the_student_or_of_a_teacher_in_the_process(teaching):
+    """Of each there are those of a tile, forward and backward; heads that are not one layer show what is measured."""
+    size, tile = 80, 3  # the layers have no 80
+    pupil, master = builders.build_tiny_model(size, seed=1), builders.build_tiny_model(size, seed=2, hidden_size=48)
+    ids = torch.randint(0, VOCABULARY, (4, 10), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    if teaching == "rows":
+        batch |= {IDS: torch.stack([ids, ids.flip(0)], -1).int(), LOGPROBS: torch.full((4, 10, 2), -1.0)}
+
+    def largest(student, teacher):
+        options = {"tile_tokens": tile, "temperature": 2.0, "beta": 0.5}
+        loss = from_rows(**options) if teaching == "rows" else live(teacher, size, **options)
+        with Shapes() as shapes:
+            loss(student, batch, torch.tensor(36)).backward()
+        return max(math.prod(shape) for shape, _ in shapes.made if shape[-1:] == (size,))
+
+    def held(model):
+        model = copy.deepcopy(model)
+        model.lm_head = torch.nn.Sequential(model.lm_head)
+        return model
+
+    assert largest(pupil, master) == tile * size
+    assert largest(held(pupil), master) >= 36 * size
+    if teaching == "live":
+        assert largest(pupil, held(master)) >= 36 * size
+
+
+def test_a_teacher_computes_in_the_types_of_the_student(tmp_path):
+    """In the mixed precision of the run, which is that of the model's forward pass alone; packed, too."""
+    pupil, master = training.tiny_llama(), builders.build_tiny_model(training.VOCABULARY, seed=2, hidden_size=48)
+    seen = set()
+    for name, model in (("student", pupil), ("teacher", master)):
+        layer = model.get_decoder().layers[0].mlp.up_proj
+        layer.register_forward_hook(lambda module, inputs, output, name=name: seen.add((name, output.dtype)))
+    kd = KdOptions(teacher=TeacherOptions(path="t"))
+    rows = training.random_rows(8)
+    for is_mixed, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        seen.clear()
+        loss = KdLoss(kd, LiveTeacher(master, kd.teacher, kd, training.VOCABULARY), print)
+        arguments = {"batch_size": 4, "physical_batch_size": 4, "max_steps": 1, "bf16": is_mixed}
+        training.train(tmp_path / str(dtype), pupil, rows, None, loss, **arguments)
+        assert seen == {("student", dtype), ("teacher", dtype)}
+        assert all(weight.dtype == torch.float32 for weight in master.parameters())
+
+
+def test_a_packed_teacher_is_looked_at_in_the_types_that_it_computes_in(student, teacher, rows, monkeypatch):
+    asked = []
+    prepare = "dumbo.plugins.kd.teachers.prepare_for_packing"
+    monkeypatch.setattr(prepare, lambda model, autocast: asked.append(autocast))
+    for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)):
+        loss = live(copy.deepcopy(teacher))
+        loss.autocast = autocast
+        measured(loss, student, batch_of(rows, packed=True))
+    assert asked == [None, torch.bfloat16]
+
+
+@pytest.mark.gpu
+def test_a_teacher_may_be_elsewhere_than_its_student(student, teacher, rows):
+    expected = measured(live(teacher), student, batch_of(rows))
+    kd = KdOptions(teacher=TeacherOptions(path="t", device="cuda:0"))
+    there = LiveTeacher(copy.deepcopy(teacher), kd.teacher, kd, VOCABULARY)
+    assert_alike(measured(KdLoss(kd, there, print), student, batch_of(rows)), expected, 1e-4)
+    assert {weight.device.type for weight in there.model.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "the other one"])
+def test_a_device_that_is_not_there_is_told(teacher, device):
+    kd = KdOptions(teacher=TeacherOptions(path="t", device=device))
+    with pytest.raises(ConfigError, match=f"there is no device '{device}'"):
+        LiveTeacher(teacher, kd.teacher, kd, VOCABULARY)
+
+
 def test_vocabularies_that_are_filled_up_differently_are_compared_where_both_have_tokens(student, teacher, rows):
     larger = builders.build_tiny_model(VOCABULARY, seed=2, hidden_size=48)
     larger.resize_token_embeddings(VOCABULARY + 8)
@@ -251,57 +329,14 @@ def test_rows_that_cannot_be_used_are_told(row, message):
 
 @pytest.fixture
 def server(teacher):
-    """(address, what was asked, answers to give first)."""
-    asked, first = [], []
-
-    class Answers(BaseHTTPRequestHandler):
-        def log_message(self, *words):
-            pass
-
-        def do_GET(self):  # noqa: N802
-            self.answer(200, {"data": [{"id": "big"}]})
-
-        def do_POST(self):  # noqa: N802
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(request)
-            if first:
-                return self.answer(*first.pop(0))
-            if self.path == "/generate":
-                told = [said(row, request["top_logprobs_num"]) for row in request["input_ids"]]
-                lists = [[None] + [[(v, t, None) for t, v in place] for place in row] for row in told]
-                return self.answer(200, [{"meta_info": {"input_top_logprobs": row}} for row in lists])
-            told = [said(row, request["prompt_logprobs"], add=row) for row in request["prompt"]]
-            rows = [[None] + [{str(t): {"logprob": v} for t, v in place} for place in row] for row in told]
-            choices = [{"index": number, "prompt_logprobs": row} for number, row in enumerate(rows)]
-            return self.answer(200, {"choices": choices[::-1]})
-
-        def answer(self, code, body, missing=0):
-            sent = json.dumps(body).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(sent) + missing))
-            self.end_headers()
-            self.wfile.write(sent)
-
-    def said(row, count, add=None):
-        with torch.no_grad():
-            logs = teacher(input_ids=torch.tensor([row])).logits[0].log_softmax(-1)
-        places = []
-        for place, following in zip(logs[:-1], row[1:], strict=True):
-            best = place.topk(count).indices.tolist()
-            chosen = dict.fromkeys([*([following] if add else []), *best])
-            places.append([(token, float(place[token])) for token in chosen])
-        return places
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_address[1]}", asked, first
-    running.shutdown()
+    with serving(teacher) as served:
+        yield served
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_server_says_what_the_same_model_says_in_the_process(student, teacher, rows, server, kind, packed):
-    address, asked, _ = server
+    address, asked = server.address, server.asked
     options = ServerOptions(url=f"{address}/v1", kind=kind, top_k=5, rows_per_request=3)
     kd = KdOptions(server=options, temperature=2.0)
     loss = KdLoss(kd, ServerTeacher(TeacherServer(options, print), kd, VOCABULARY), print)
@@ -312,7 +347,7 @@ def test_a_server_says_what_the_same_model_says_in_the_process(student, teacher,
 
 
 def test_a_busy_server_is_asked_again_and_a_wrong_answer_is_told(server):
-    address, asked, first = server
+    address, asked, first = server.address, server.asked, server.first
     said = []
     options = ServerOptions(url=address, top_k=2, retries=2, retry_wait=0.01, timeout=20)
     client = TeacherServer(options, said.append)
@@ -338,11 +373,20 @@ def test_a_busy_server_is_asked_again_and_a_wrong_answer_is_told(server):
 
 def test_a_server_without_the_model_or_without_anybody_is_told(server):
     with pytest.raises(Exception, match="there is no model 'small'"):
-        TeacherServer(ServerOptions(url=server[0], model="small"), print)
+        TeacherServer(ServerOptions(url=server.address, model="small"), print)
     with pytest.raises(RunError, match="was asked once"):
         TeacherServer(ServerOptions(url="http://127.0.0.1:9", retries=0), print)
     with pytest.raises(Exception, match="there is no variable NO_SUCH_KEY"):
-        TeacherServer(ServerOptions(url=server[0], api_key_env="NO_SUCH_KEY"), print)
+        TeacherServer(ServerOptions(url=server.address, api_key_env="NO_SUCH_KEY"), print)
+
+
+def test_the_key_is_sent_with_every_request_and_without_one_none_is(server, monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "open sesame")
+    for number, name in enumerate(("TEACHER_KEY", None)):
+        client = TeacherServer(ServerOptions(url=server.address, top_k=2, api_key_env=name), print)
+        client.top_k([[1, 2, 3]])
+        sent = "Bearer open sesame" if name else None
+        assert server.keys[2 * number :] == [sent, sent], "for the list of models, and for the row"
 
 
 # Whole runs.
@@ -350,76 +394,38 @@ def test_a_server_without_the_model_or_without_anybody_is_told(server):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, model_folder):
-    folder = tmp_path_factory.mktemp("kd")
-    tokenizer = builders.build_tokenizer()
-    teacher = builders.save_tiny_model(folder / "teacher", tokenizer, hidden_size=48, seed=5)
-    other = builders.save_tiny_model(folder / "other", builders.build_tokenizer(vocab_size=400))
-    rows = builders.write_rows(folder / "rows.jsonl", builders.alpaca_rows(24))
-    return SimpleNamespace(student=model_folder, teacher=teacher, other=other, rows=rows)
+    return make_parts(tmp_path_factory.mktemp("kd"), model_folder)
 
 
-def config_of(parts, folder, kd, **changes):
-    held_out = {"trainer.data.val_set_size": 4, "trainer.arguments.save_strategy": "no"}
-    every = {"plugins": [*SHIPPED, "kd"], "trainer.kd": kd} | held_out
-    return builders.write_config(folder, parts.student, parts.rows, every | changes)
-
-
-def test_a_run_with_a_teacher_logs_both_parts_and_is_the_same_packed_and_with_peft(parts, tmp_path):
-    kd = {
-        "teacher": {"path": str(parts.teacher), "dtype": "float32"},
-        "temperature": 2.0,
-        "alpha": 0.75,
-        "ce_alpha": 0.25,
-    }
+def test_a_run_with_a_teacher_is_the_same_packed_and_begins_so_with_peft(parts, tmp_path):
+    """Every step has all rows, whichever way they lie: the numbers of both runs are the same, step after step. An
+    adapter begins as nothing."""
+    # With opinions, so that a document that saw the one before it would show.
+    teacher = builders.save_tiny_model(tmp_path / "teacher", builders.build_tokenizer(), initializer_range=0.5)
+    kd = {"teacher": {"path": str(teacher), "dtype": "float32"}, "temperature": 2.0, "alpha": 0.75, "ce_alpha": 0.25}
+    descent = {"trainer.arguments.optim": "sgd", "trainer.arguments.learning_rate": 0.3}
+    plain = {"trainer.arguments.batch_size": 20, "trainer.arguments.physical_batch_size": 4, **descent}
     lora = {"plugins": [*SHIPPED, "kd", "peft"], "model.peft": {"rank": 4}}
     packing = {
         "trainer.data.packing": True,
-        "trainer.data.sequence_length": 300,
-        "trainer.arguments.batch_size": 2,
-        "trainer.arguments.physical_batch_size": 1,
+        "trainer.data.sequence_length": 300,  # two rows
+        "trainer.arguments.batch_size": 10,
+        "trainer.arguments.physical_batch_size": 2,
     }
-    for number, changes in enumerate(({}, packing, lora)):
-        out = run_here(config_of(parts, tmp_path / str(number), kd, **changes))
-        rows = [row for row in metrics_of(out) if "train/loss" in row]
-        assert len(rows) == 2
-        for row in rows:
-            both = 0.75 * row["train/kd_loss"] + 0.25 * row["train/ce_loss"]
-            assert (
-                row["train/loss"] == pytest.approx(both, rel=1e-4) and 0 < row["train/kd_loss"] < row["train/ce_loss"]
-            )
-
-
-def test_a_recording_goes_on_where_it_was_and_trains_as_its_teacher_does(parts, tmp_path, capsys):
-    recorded = {"folder": str(tmp_path / "said"), "top_k": 512, "dtype": "float32"}
-    kd = {"teacher": {"path": str(parts.teacher)}, "recorded": recorded, "outside": "ignored"}
-    file = config_of(parts, tmp_path, kd)
-    said = printed_by(capsys, 2, "train", str(file)).err
-    assert "there is no recording in" in said and "dumbo teacher-logprobs" in said
-    words = ("teacher-logprobs", str(file), "--shard-tokens", "200", "--batch-tokens", "256")
-    assert "20 rows" in printed_by(capsys, 0, *words).out
-    shards = sorted((tmp_path / "said").glob("*.teacher_ids"))
-    assert len(shards) > 2
-    before = {shard: shard.read_bytes() for shard in shards}
-    shards[1].write_bytes(b"half")
-    assert "is not whole: 1 of" in printed_by(capsys, 2, "train", str(file)).err
-    assert f"going on: {len(shards) - 1} of {len(shards)}" in printed_by(capsys, 0, *words).out
-    assert {shard: shard.read_bytes() for shard in shards} == before
-    assert "it was whole already" in printed_by(capsys, 0, *words).out
-    live = config_of(parts, tmp_path / "live", {"teacher": kd["teacher"]})
-    ours, theirs = (
-        [row["train/kd_loss"] for row in metrics_of(run_here(one)) if "train/kd_loss" in row] for one in (file, live)
-    )
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    for change, message in (
-        ("trainer.seed=8", "what a teacher said of other rows"),
-        ("trainer.kd.recorded.top_k=4", "has 512"),
-    ):
-        elsewhere = f"trainer.output_dir={tmp_path / 'elsewhere'}"
-        assert message in printed_by(capsys, 2, "train", str(file), change, elsewhere).err
-    assert "of another temperature" in printed_by(capsys, 2, *words, "trainer.kd.temperature=2.0").err
-    facts = tmp_path / "said" / "recording.json"
-    facts.write_text(facts.read_text().replace('"vocabulary": "', '"vocabulary": "0'))
-    assert "of another tokenizer's tokens" in printed_by(capsys, 2, "train", str(file), elsewhere).err
+    runs = {"plain": plain, "packed": plain | packing, "packed lora": plain | packing | lora}
+    found = {}
+    for name, changes in runs.items():
+        rows = [r for r in metrics_of(run_here(config_of(parts, tmp_path / name, kd, **changes))) if "train/loss" in r]
+        keys = ("train/kd_loss", "train/ce_loss", "train/loss", "train/grad_norm")
+        found[name] = [[row[key] for key in keys] for row in rows]
+        assert [row["train/epoch"] for row in rows] == [1, 2]
+        for divergence, ce, loss, _ in found[name]:
+            assert loss == pytest.approx(0.75 * divergence + 0.25 * ce, rel=1e-4) and divergence > 0.1
+    for step in range(2):
+        assert found["packed"][step] == pytest.approx(found["plain"][step], rel=1e-4)
+    assert found["packed lora"][0][:3] == pytest.approx(found["plain"][0][:3], rel=1e-4)
+    first, second = (step[0] for step in found["packed lora"])
+    assert second < first and second != pytest.approx(found["plain"][1][0], rel=1e-4), "it learns, another way"
 
 
 def test_rows_with_messages_bring_their_teacher(parts, tmp_path):
@@ -455,6 +461,23 @@ def test_rows_with_messages_bring_their_teacher(parts, tmp_path):
 def test_what_cannot_be_is_told_before_anything_is_trained(parts, tmp_path, capsys, kd, message):
     text = json.dumps(kd).replace("TEACHER", str(parts.teacher)).replace("OTHER", str(parts.other))
     assert message in printed_by(capsys, 2, "train", str(config_of(parts, tmp_path, json.loads(text)))).err
+
+
+@pytest.mark.parametrize("seeing", ["student", "teacher"])
+def test_a_model_that_sees_both_sides_is_refused_before_the_first_step(parts, tmp_path, capsys, seeing):
+    """What a teacher sees it would repeat, and a student would copy."""
+    folder = tmp_path / "both sides"
+    shutil.copytree(getattr(parts, seeing), folder)
+    description = folder / "config.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"is_causal": False}))
+    changed = SimpleNamespace(**vars(parts) | {seeing: folder})
+    file = config_of(changed, tmp_path, {"teacher": {"path": str(changed.teacher)}})
+    said = printed_by(capsys, 2, "train", str(file)).err
+    if seeing == "student":
+        assert "it would learn to copy" in said and "in place of 'kd'" in said
+    else:
+        assert f"the teacher {folder} sees both sides of a token" in said and "trainer.kd.teacher.path" in said
+    assert not (tmp_path / "out" / "metrics.jsonl").exists(), "no step was made"
 
 
 @pytest.mark.full

@@ -203,11 +203,18 @@ def test_the_quickstart_learns_and_lora_goes_on(run_example, capsys):
 
 
 @pytest.mark.full
-def test_a_student_comes_nearer_to_its_teacher(run_example):
+def test_a_student_comes_nearer_to_its_teacher_and_learns_more_than_without(run_example):
+    """At equal steps, of equal rows and equal first weights."""
     teacher = run_example("quickstart", "trainer.arguments.max_steps=300", *TEACHER, output="teacher") / "model"
-    named = [f"model.tokenizer.path={teacher}", f"trainer.kd.teacher.path={teacher}"]
-    told = losses_of(run_example("distill", *named, output="kd"), "train/kd_loss")
+    tokens = f"model.tokenizer.path={teacher}"
+    taught = run_example("distill", tokens, f"trainer.kd.teacher.path={teacher}", output="kd")
+    told = losses_of(taught, "train/kd_loss")
     assert told[-1] < 0.5 * told[0]
+    plain = "plugins=[transformers, transformers_trainer, polars, jinja_formatter]"
+    alone = run_example("distill", tokens, "trainer.kd=null", plain, output="alone")
+    ours, theirs = (losses_of(run, "eval/loss") for run in (taught, alone))
+    assert len(ours) == len(theirs) and ours[-1] < theirs[-1] - 0.05
+    assert min(ours) < min(theirs)
 
 
 @pytest.mark.full

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ class CountingLoss(ABC):
 
     counts: Tensor | None = None
     """Sums over what was trained since they were last taken; None where there is nothing."""
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What the model's forward passes compute in, which the trainer says; for a loss that asks another model, too."""
     _counts_before: Tensor | None = None
 
     @abstractmethod

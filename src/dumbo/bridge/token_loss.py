@@ -68,7 +68,7 @@ class TokenLoss(CountingLoss):
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
         """The loss; the auxiliary loss of a model's experts is not in it."""
         if self._size is None:
-            _refuse_both_sides(model)
+            insist_on_one_side(model)
         targets = next_targets(batch["labels"])
         kept = targets != IGNORED
         options = self._options if torch.is_grad_enabled() else LossOptions(tile_rows=self._options.tile_rows)
@@ -123,12 +123,20 @@ class TokenLoss(CountingLoss):
             self._say(line)
 
 
-def _refuse_both_sides(model: Any) -> None:
+def sees_both_sides(model: Any) -> bool:
+    """Whether a model, which may be wrapped, sees the token that it should predict, as those of diffusion do."""
     config = getattr(getattr(model, "module", model), "config", None)
-    if getattr(config, "is_causal", None) is False:
+    return getattr(config, "is_causal", None) is False
+
+
+def insist_on_one_side(model: Any, instead_of: str = "") -> None:
+    """Raise a RunError where the model to train sees both sides; `instead_of` names a plugin that must go for
+    diffusion."""
+    if sees_both_sides(model):
+        place = f" in place of '{instead_of}'" if instead_of else ""
         raise RunError(
             "the model sees both sides of a token (is_causal: false in its config.json): it would learn to copy\n"
-            "    add 'diffusion' under plugins, or write model.config_overrides: {is_causal: true}"
+            f"    add 'diffusion' under plugins{place}, or write model.config_overrides: {{is_causal: true}}"
         )
 
 

@@ -106,6 +106,8 @@ class DumboTrainer(GuardedTrainer):
             # Made too early: a folder of checkpoints without one would mislead.
             Path(arguments.output_dir or "").rmdir()
         job.model.register_forward_hook(self._keep_aux_loss)
+        if isinstance(self._loss, CountingLoss):
+            self._loss.autocast = self.accelerator.autocast
 
     def train_to_end(self) -> TrainResult:
         """Train; Ctrl-C or SIGTERM end it after the current step, with a checkpoint, which the result tells."""

@@ -13,6 +13,7 @@ from dumbo.plugins.kd.recording import (
     SHARD_TOKENS,
     Recording,
     RecordingFacts,
+    teacher_name,
     tokens_digest,
     vocabulary_digest,
 )
@@ -114,7 +115,8 @@ def write_recording(
     batch_tokens: int,
     shard_tokens: int,
 ) -> None:
-    """Write the files of a training set, or those that are missing, and look at some of them again.
+    """Write the files of a training set, or those that are missing, and look at some of their rows again, unless that
+    was done.
 
     Raises:
         ConfigError: there is another recording in the folder.
@@ -122,34 +124,37 @@ def write_recording(
     """
     from dumbo.errors import ConfigError
     from dumbo.plugins.kd.running import count_tokens
-    from dumbo.redact import redact_text
 
     recorded = options.recorded
-    assert recorded is not None
-    name, temperature = (
-        (options.teacher.path, options.temperature) if options.teacher is not None else (options.server.url, 1.0)  # type: ignore[union-attr]
-    )
+    name, temperature = teacher_name(options), 1.0 if options.teacher is None else options.temperature
+    assert recorded is not None and name is not None
     if recorded.top_k > count_tokens(tokenizer):
         message = f"there are {count_tokens(tokenizer)} tokens"
         raise ConfigError.at("trainer.kd.recorded.top_k", message, "write no more than these")
     kind = (recorded.top_k, recorded.dtype, temperature, shard_tokens)
-    facts = RecordingFacts(tokens_digest(dataset), vocabulary_digest(tokenizer), redact_text(name), *kind)
+    facts = RecordingFacts(tokens_digest(dataset), vocabulary_digest(tokenizer), name, *kind)
     recording = Recording.begin(Path(recorded.folder).expanduser(), facts)
     shards = list(recording.shards(dataset))
     left = [shard for shard in shards if not recording.is_whole(shard[0], shard[2])]
     if left and len(left) < len(shards):
         console.say(f"going on: {len(shards) - len(left)} of {len(shards)} files are there")
-    if left:
+    if left or not recording.is_checked:
+        # First of all: what is written from here on is trained on by nobody before it was looked at.
+        recording = recording.marked(is_checked=False)
         say = _speaker(options, tokenizer, services)
         total = sum(tokens for _, _, tokens in left)
-        bar = iter(console.track(range(total), "asking the teacher", total))
+        bar = iter(console.track(range(total), "asking the teacher", total) if left else ())
         for number, place, tokens in left:
             recording.write(number, _shard(dataset, place, tokens, recording, say, batch_tokens, bar))
         list(bar)
         _look_again(dataset, recording, say)
+        recording.marked(is_checked=True)
+        already = "" if left else "; it was whole, and is checked now"
+    else:
+        already = "; it was whole already, and checked"
     size = sum(file.stat().st_size for file in recording.folder.iterdir()) / 2**20
     said = f"{len(dataset):,} rows, {dataset.num_tokens:,} tokens, {size:,.1f} MiB"
-    console.say(f"{recording.folder}: {said}" + ("" if left else "; it was whole already"))
+    console.say(f"{recording.folder}: {said}{already}")
 
 
 def _speaker(options: KdOptions, tokenizer: PreTrainedTokenizerBase, services: Services) -> Say:
@@ -237,6 +242,8 @@ def _look_again(dataset: TokenDataset, recording: Recording, say: Say) -> None:
             again = dict(zip(ids[position].tolist(), np.exp(logs[position].double().numpy()), strict=True))
             # Which of two alike is the last of the K may change.
             far = [abs(known[token] - again[token]) for token in known.keys() & again.keys()]
-            if max(far, default=1.0) > _FAR or max(known, key=known.get) not in again:  # type: ignore[arg-type]
+            # What is no number is not near to anything.
+            is_near = bool(far) and all(gap <= _FAR for gap in far)
+            if not is_near or max(known, key=known.get) not in again:  # type: ignore[arg-type]
                 message = f"the teacher says something else of row {row}, token {position + 1}, when it is asked again"
                 raise RunError(f"{message}\n    the recording in {recording.folder} cannot be trusted: remove it")

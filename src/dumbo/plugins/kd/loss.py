@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dumbo.bridge.counting import CountingLoss, counted
 from dumbo.bridge.model_logits import logits_of
-from dumbo.bridge.token_loss import TokenLoss
+from dumbo.bridge.token_loss import TokenLoss, insist_on_one_side
 from dumbo.data.records import IGNORED
 from dumbo.job import Batch
 from dumbo.kernels.linear_cross_entropy import LossOptions
@@ -45,15 +45,25 @@ class KdLoss(CountingLoss):
         """`teacher` is asked in training only."""
         self._options, self._teacher = options, teacher
         self._plain = TokenLoss(LossOptions(), say)
+        self._has_looked = False
 
     def __call__(self, model: nn.Module, batch: Batch, num_items: Tensor) -> Tensor:
-        """The loss; the auxiliary loss of a model's experts is not in it."""
+        """The loss; the auxiliary loss of a model's experts is not in it.
+
+        Raises:
+            RunError: the model sees both sides of a token.
+        """
+        if not self._has_looked:
+            insist_on_one_side(model, instead_of="kd")
+            self._has_looked = True
         inputs = {name: value for name, value in batch.items() if name != "labels" and name not in COLUMNS}
         if not torch.is_grad_enabled():
             return self._plain(model, {**inputs, "labels": batch["labels"]}, num_items)
         targets = next_targets(batch["labels"])
         kept = targets != IGNORED
-        judge, targets = self._teacher.judge(batch, inputs, kept), targets[kept]
+        with self.autocast():
+            judge = self._teacher.judge(batch, inputs, kept)
+        targets = targets[kept]
         logits = logits_of(model, inputs)
 
         def sums(z: Tensor, tile: slice) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dumbo.data.columns import Columns, ColumnType
 from dumbo.data.fingerprints import digest
 from dumbo.errors import ConfigError
+from dumbo.redact import redact_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dumbo.data.dataset import TokenDataset
+    from dumbo.plugins.kd.options import KdOptions
 
 IDS, LOGPROBS = "teacher_ids", "teacher_logprobs"
 COLUMNS = frozenset({IDS, LOGPROBS})
@@ -50,6 +52,22 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest(sorted((name, index) for name, index in tokenizer.get_vocab().items() if name != tokenizer.pad_token))
 
 
+def teacher_name(options: KdOptions) -> str | None:
+    """Who is recorded by these options: a folder in full, a hub name, or an address, and its model if that is named."""
+    if options.teacher is not None:
+        folder = Path(options.teacher.path).expanduser()
+        return redact_text(str(folder.resolve()) if folder.exists() else options.teacher.path)
+    if options.server is not None:
+        address = options.server.url.rstrip("/").removesuffix("/v1")
+        return redact_text(address if options.server.model is None else f"{address} ({options.server.model})")
+    return None
+
+
+def is_same_teacher(one: str, other: str) -> bool:
+    """Whether two names are of one teacher; a folder may be there no more."""
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 @dataclass(frozen=True)
 class RecordingFacts:
     """What decides on the contents of a recording."""
@@ -59,6 +77,7 @@ class RecordingFacts:
     vocabulary: str
     """Digest of the tokenizer's vocabulary."""
     teacher: str
+    """As `teacher_name` says it."""
     top_k: int
     dtype: str
     temperature: float
@@ -75,7 +94,10 @@ class RecordingFacts:
             "temperature": f"another temperature ({other.temperature:g})",
             "shard_tokens": "files of another size",
         }
-        return next((words for name, words in names.items() if getattr(self, name) != getattr(other, name)), "")
+        changed = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if is_same_teacher(self.teacher, other.teacher):
+            changed = [name for name in changed if name != "teacher"]
+        return names[changed[0]] if changed else ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,8 @@ class Recording:
     folder: Path
     facts: RecordingFacts
     types: Mapping[str, ColumnType]
+    is_checked: bool = False
+    """Whether it is whole, and the teacher said the same when it was asked again."""
 
     @classmethod
     def begin(cls, folder: Path, facts: RecordingFacts) -> Recording:
@@ -103,10 +127,9 @@ class Recording:
                     hint = f"name another folder, or remove {folder}"
                     raise ConfigError.at(_KEY, f"there is a recording in {folder} already, of {other}", hint)
                 return found
-            _write_text(folder / _FACTS, json.dumps({"format": _FORMAT, **facts.__dict__}, indent=1))
+            return cls(folder, facts, types).marked(is_checked=False)
         except OSError as error:
             raise ConfigError.at(_KEY, f"{folder} cannot be written to: {error.strerror or error}") from error
-        return cls(folder, facts, types)
 
     @classmethod
     def open(cls, folder: Path) -> Recording:
@@ -119,12 +142,19 @@ class Recording:
             found = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
             if found.pop("format") != _FORMAT:
                 raise ConfigError.at(_KEY, f"{folder} was recorded by another version of dumbo", _AGAIN)
+            is_checked = bool(found.pop("is_checked", False))
             facts = RecordingFacts(**found)
         except OSError as error:
             raise ConfigError.at(_KEY, f"there is no recording in {folder}", _AGAIN) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError.at(_KEY, f"{folder / _FACTS} cannot be read", _AGAIN) from error
-        return cls(folder, facts, column_types(facts.top_k, facts.dtype))
+        return cls(folder, facts, column_types(facts.top_k, facts.dtype), is_checked)
+
+    def marked(self, *, is_checked: bool) -> Recording:
+        """The same recording, of which is written down whether it was checked."""
+        text = json.dumps({"format": _FORMAT, **self.facts.__dict__, "is_checked": is_checked}, indent=1)
+        _write(self.folder / _FACTS, text.encode())
+        return replace(self, is_checked=is_checked)
 
     def shards(self, dataset: TokenDataset) -> Iterator[tuple[int, slice, int]]:
         """(number, rows, tokens) of each shard: as many whole rows as have about `shard_tokens`."""
@@ -147,15 +177,9 @@ class Recording:
         return sizes == [_bytes(kind, tokens) for kind in self.types.values()]
 
     def write(self, number: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Write a shard, under another name until it is whole."""
+        """Write a shard."""
         for name in self.types:
-            file = self._file(number, name)
-            partial = file.with_name(f"{file.name}.partial")
-            with partial.open("wb") as stream:
-                stream.write(values[name].tobytes())
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
+            _write(self._file(number, name), values[name].tobytes())
 
     def read(self, number: int, tokens: int) -> dict[str, NDArray[Any]]:
         """A shard, mapped from its files."""
@@ -205,7 +229,11 @@ def _bytes(kind: ColumnType, tokens: int) -> int:
     return int(np.dtype(kind.dtype).itemsize * np.prod(kind.shape, dtype=np.int64) * tokens)
 
 
-def _write_text(file: Path, text: str) -> None:
+def _write(file: Path, content: bytes) -> None:
+    """Under another name until it is whole."""
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(file)

@@ -9,7 +9,7 @@ from dumbo.config.schema import RunConfig
 from dumbo.data.dataset import TokenDataset
 from dumbo.errors import ConfigError
 from dumbo.plugins.kd.options import KdOptions
-from dumbo.plugins.kd.recording import Recording, vocabulary_digest
+from dumbo.plugins.kd.recording import Recording, is_same_teacher, teacher_name, vocabulary_digest
 from dumbo.services import Services
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def recorded_beside(
     """What was recorded, and the training set with it beside its tokens.
 
     Raises:
-        ConfigError: there is none, or it is of other rows, or of another kind than the options say.
+        ConfigError: there is none, or it is of other rows or another teacher, or of another kind than the options say,
+            or nobody has checked it.
     """
     from pathlib import Path
 
@@ -38,15 +39,30 @@ def recorded_beside(
         if name in options.recorded.model_fields_set and getattr(facts, name) != wanted:
             message = f"the recording in {recording.folder} has {getattr(facts, name)}"
             raise ConfigError.at(f"trainer.kd.recorded.{name}", message, "remove this key, or record it again")
+    _insist_on_its_teacher(recording, options)
     if options.outside == "bucket" and facts.temperature != options.temperature:
         message = (
             f"the teacher was recorded at the temperature {facts.temperature:g}, and outside: bucket needs the same"
         )
         raise ConfigError.at("trainer.kd.temperature", message, "write outside: zero, or ignored, or record it again")
     taught = dataset.with_columns(recording.beside(dataset))
+    if not recording.is_checked:
+        message = f"the recording in {recording.folder} was not checked to its end"
+        raise ConfigError.at(_FOLDER, message, "check it: dumbo teacher-logprobs CONFIG")
     said = f"{facts.top_k} log-probabilities at each place, of {facts.teacher}"
     say(f"kd: {recording.folder} has {said}")
     return recording, taught
+
+
+def _insist_on_its_teacher(recording: Recording, options: KdOptions) -> None:
+    name = teacher_name(options)
+    if name is None or is_same_teacher(name, recording.facts.teacher):
+        return
+    key, part = ("teacher.path", "teacher") if options.teacher is not None else ("server.url", "server")
+    message = f"in {recording.folder} is what another teacher said: {recording.facts.teacher}"
+    another = "another trainer.kd.recorded.folder, and dumbo teacher-logprobs CONFIG"
+    ways = f"to train on that, remove trainer.kd.{part}", f"to record this one, {another}"
+    raise ConfigError.at(f"trainer.kd.{key}", message, *ways)
 
 
 def build_loss(

@@ -11,6 +11,7 @@ from torch import Tensor
 from dumbo.bridge.model_logits import logits_of
 from dumbo.bridge.packing import prepare_for_packing
 from dumbo.bridge.splitting import BOUNDARIES, documents_of
+from dumbo.bridge.token_loss import sees_both_sides
 from dumbo.data.records import IGNORED
 from dumbo.errors import ConfigError, RunError
 from dumbo.job import Batch
@@ -43,12 +44,17 @@ class LiveTeacher:
         """`num_tokens` of the vocabulary exist: what a model has beyond them only fills its matrix up.
 
         Raises:
-            ConfigError: the model has fewer.
+            ConfigError: the model has fewer, or sees both sides of a token, or its device is not there.
         """
+        if sees_both_sides(model):
+            message = f"the teacher {options.path} sees both sides of a token (is_causal: false in its config.json)"
+            hint = "name a model that predicts the next token; this one would only repeat what it sees"
+            raise ConfigError.at("trainer.kd.teacher.path", message, hint)
+        self._device = _device(options)
         if options.dtype != "model":
             model = model.to(getattr(torch, options.dtype))
         self.model = model.eval().requires_grad_(False)
-        self._options, self._kd, self._num_tokens = options, kd, num_tokens
+        self._kd, self._num_tokens = kd, num_tokens
         self._is_packing = False
         size = model.get_input_embeddings().weight.shape[0]
         if size < num_tokens:
@@ -59,7 +65,7 @@ class LiveTeacher:
 
     def rows(self, inputs: Batch, kept: Tensor) -> Rows:
         """Its logits of the places that are `kept`."""
-        device = torch.device(self._options.device) if self._options.device else kept.device
+        device = self._device or kept.device
         if next(self.model.parameters()).device != device:
             self.model.to(device)
         if BOUNDARIES in inputs and not self._is_packing:
@@ -157,6 +163,17 @@ def _top_k_judge(ids: Tensor, logs: Tensor, kd: KdOptions, power: float) -> Judg
         return top_k_divergence(logs[tile], student, kd.beta, kd.outside, power)
 
     return judge
+
+
+def _device(options: TeacherOptions) -> torch.device | None:
+    if options.device is None:
+        return None
+    try:
+        return torch.empty(0, device=options.device).device
+    except (RuntimeError, AssertionError) as error:
+        message = f"there is no device '{options.device}': {str(error).splitlines()[0]}"
+        hint = "write cpu or cuda:0, or remove this key for that of the student"
+        raise ConfigError.at("trainer.kd.teacher.device", message, hint) from error
 
 
 def _autocast(device: torch.device) -> torch.dtype | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
@@ -18,7 +19,8 @@ def insist_on_one_vocabulary(path: str, student: PreTrainedTokenizerBase) -> Non
     """Raise a ConfigError unless the tokenizer of the teacher has the ids of the student's; which token pads does not
     matter."""
     try:
-        teacher = AutoTokenizer.from_pretrained(path)
+        folder = Path(path).expanduser()
+        teacher = AutoTokenizer.from_pretrained(folder if folder.exists() else path)
     except (OSError, ValueError) as error:
         message = f"the teacher's tokenizer cannot be loaded: {str(error).splitlines()[0]}"
         raise ConfigError.at(
