@@ -350,7 +350,7 @@ def test_experts_and_routers_of_a_base_of_four_bits_are_not_quantized(tmp_path, 
     mixed = write_and_run(tmp_path / "mixed", model, rows_file, {**more, "plugins": [*more["plugins"], "dense_mixer"]})
     assert losses_of(plain)[0] == losses_of(mixed)[0]
     assert metrics_of(mixed)[0]["train/grad_norm"] != metrics_of(plain)[0]["train/grad_norm"]
-    base = load_for_inference(mixed)[0]
+    base = load_for_inference(mixed / "model")[0]
     experts = next(module for module in base.modules() if is_experts(module))
     assert {parameter.dtype for parameter in experts.parameters()} == {torch.float32}
 
