@@ -51,7 +51,7 @@ def examine(name: str, kind: str = "causal", with_trl: bool = False) -> Finding:
             logits, total = _stock(model, batch)
         except Exception as error:  # noqa: BLE001 - whatever a model needs beside tokens is a verdict
             if found.verdict != "no linear head":
-                found.verdict, found.reason = "not built here", _first_line(error)
+                found.verdict, found.reason = "not built here", first_line(error)
             return found
         _examine_token_loss(found, model, batch, logits, total)
         if found.verdict != "no linear head":
@@ -117,7 +117,7 @@ def _examine_own_loss(found, model, batch):
     try:
         loss = getattr(_called(model, batch), "loss", None)
     except Exception as error:  # noqa: BLE001 - without images, say
-        found.own = f"fails with whole logits too, {_first_line(error)}"
+        found.own = f"fails with whole logits too, {first_line(error)}"
         return
     if loss is None:
         found.own = "it has none"
@@ -143,7 +143,7 @@ def _examine_trl(model, batch):
         loss = _called(model, {**batch, "fused_lm_head": True}).loss
         loss_error, gradient_error = differences((loss.detach(), gradients(loss, model)), stock)
     except Exception as error:  # noqa: BLE001 - of whatever kind
-        return _first_line(error)
+        return first_line(error)
     return "equal" if loss_error <= LOSS and gradient_error <= GRADIENT else "different"
 
 
@@ -164,7 +164,7 @@ def differences(ours, theirs):
     return loss, max(float((one - other).abs().max()) for one, other in both) / largest
 
 
-def _first_line(error):
+def first_line(error):
     """And the one below where it only announces that."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])

@@ -63,11 +63,11 @@ class TooLarge(Exception):
     """The configuration has sizes that are not in the tables."""
 
 
-def build(name: str, kind: str = "causal") -> torch.nn.Module:
+def build(name: str, kind: str = "causal", options=OPTIONS) -> torch.nn.Module:
     """A model in float32 that trains, with weights that make unlike logits, and its experts' auxiliary loss on."""
     classes = MAPPINGS[kind][name]
     model_class = getattr(transformers, classes if isinstance(classes, str) else classes[0])
-    config = shrunk(model_class.config_class or CONFIG_MAPPING[name], name)
+    config = shrunk(model_class.config_class or CONFIG_MAPPING[name], name, options=options)
     for part in configs(config):
         part.use_cache = False
         if hasattr(part, "output_router_logits"):
@@ -84,15 +84,15 @@ def build(name: str, kind: str = "causal") -> torch.nn.Module:
     return model
 
 
-def shrunk(config_class, name="", more=MappingProxyType({})):
+def shrunk(config_class, name="", more=MappingProxyType({}), options=OPTIONS):
     """A configuration in which every known size is small."""
     if name in WHOLE:
-        return config_class(**OPTIONS[name])
+        return config_class(**options[name])
     usual = config_class()
     names = getattr(config_class, "attribute_map", None) or {}
     chosen = {}
     for part, config in _parts(usual).items():
-        chosen[part] = shrunk(type(config), config.model_type, {} if "text" in part else _IMAGES)
+        chosen[part] = shrunk(type(config), config.model_type, {} if "text" in part else _IMAGES, options)
     for field, value in {**_FIELDS, **more}.items():
         default = _default(usual, field)
         if default is None and field in _OFTEN_NONE and getattr(config_class, field, 0) is None:
@@ -101,7 +101,7 @@ def shrunk(config_class, name="", more=MappingProxyType({})):
             chosen[names.get(field, field)] = int(value) if isinstance(default, int) else value
     if _default(usual, "kv_lora_rank") is not None:  # attention in which each head has a key of its own
         chosen = {**chosen, "num_key_value_heads": 4, "head_dim": None}
-    chosen |= OPTIONS.get(name, {})
+    chosen |= options.get(name, {})
     return config_class(**{field: value for field, value in chosen.items() if value is not None})
 
 

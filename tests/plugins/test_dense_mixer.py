@@ -1,22 +1,29 @@
 """Router gradients from all experts: the formula in float64, what must not change, and models that are refused."""
 
 import copy
+import re
 import warnings
+from importlib.metadata import version
 
 import pytest
 import torch
 import transformers
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
 
+from dumbo.bridge.inference_model import load_for_inference
 from dumbo.cli.main import main
 from dumbo.errors import ConfigError
+from dumbo.plugin_finder import find_plugin
+from dumbo.plugin_rules import in_order
 from dumbo.plugins.dense_mixer.attaching import add_dense_mixer, is_experts
 from dumbo.plugins.dense_mixer.experts import NAME, base_forward, mixer_of, register
 from dumbo.plugins.dense_mixer.routing import UnknownRouter, recognise
 from tests import builders
 from tests.architectures import mixers, tiny
 from tests.architectures.compare import gradients
+from tests.plugins.quantized_runs import WIDE, changes
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, weights_of, write_and_run
 
 CHOSEN = ("olmoe", "qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss", "nemotron_h")
@@ -98,8 +105,19 @@ def layer_of(model):
     return block, getattr(block, "gate", None) or block.router, block.experts
 
 
+class Wide(TorchFunctionMode):
+    """Whatever asks for float32 gets float64: routers compute in float32, whatever the type of a model is."""
+
+    def __torch_function__(self, function, types, positional=(), named=None):
+        if function is torch.Tensor.float:
+            return positional[0].double()
+        positional = [torch.float64 if value is torch.float32 else value for value in positional]
+        named = {key: torch.float64 if value is torch.float32 else value for key, value in (named or {}).items()}
+        return function(*positional, **named)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
-def test_the_router_s_gradient_is_that_of_the_dense_formula_in_float64(name):
+def test_the_gradients_of_router_and_tokens_are_those_of_the_dense_formula_in_float64(name):
     plain = tiny.build(name)
     if name == "deepseek_v3":
         layer_of(plain)[1].e_score_correction_bias.normal_(0, 0.1)
@@ -113,18 +131,25 @@ def test_the_router_s_gradient_is_that_of_the_dense_formula_in_float64(name):
     draw = torch.Generator().manual_seed(3)
     hidden = torch.randn(1, 7, model.config.hidden_size, generator=draw, dtype=torch.float64, requires_grad=True)
     cotangent = torch.randn(7, model.config.hidden_size, generator=draw, dtype=torch.float64)
+    leaves = [*(parameter for parameter in router.parameters() if parameter.requires_grad), hidden]
 
-    logits, _, chosen = router(hidden[0])
-    weights = FORMULAS[name](router, logits, chosen)
-    y_dense = (weights[..., None] * outputs_of_all(experts, hidden[0]).detach()).sum(dim=1)
-    parameters = [parameter for parameter in router.parameters() if parameter.requires_grad]
-    expected = torch.autograd.grad((y_dense * cotangent).sum(), parameters)
+    with Wide():
+        logits, _, chosen = router(hidden[0])
+        weights, outputs = FORMULAS[name](router, logits, chosen), outputs_of_all(experts, hidden[0])
+        assert logits.dtype == weights.dtype == torch.float64
+        is_chosen = torch.zeros_like(weights).scatter(-1, chosen, 1.0)
+        y = (weights[..., None] * outputs.detach()).sum(dim=1)
+        y = y + ((weights * is_chosen).detach()[..., None] * (outputs - outputs.detach())).sum(dim=1)
+        if hasattr(block, "shared_experts"):
+            y = y + block.shared_experts(hidden[0])
+        expected = torch.autograd.grad((y * cotangent).sum(), leaves)
 
-    output = block(hidden)
-    output = output[0] if isinstance(output, tuple) else output
-    got = torch.autograd.grad((output.reshape(7, -1) * cotangent).sum(), parameters)
+        output = block(hidden)
+        output = output[0] if isinstance(output, tuple) else output
+        got = torch.autograd.grad((output.reshape(7, -1) * cotangent).sum(), leaves)
     for mine, reference in zip(got, expected, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
+        assert mine.dtype == torch.float64
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CHOSEN)
@@ -186,7 +211,30 @@ def test_a_factor_of_each_expert_counts_for_those_not_chosen():
 def test_every_architecture_is_served_or_refused_as_the_page_says():
     found = mixers.examine_all()
     assert not [finding for finding in found if finding.verdict == "MISMATCH"], found
+    assert mixers.files() == {file for finding in found for file in finding.files}
+    assert all(finding.reason for finding in found if finding.verdict != mixers.SERVED)
     assert mixers.table(found) in mixers.PAGE.read_text(encoding="utf-8")
+
+
+def test_every_file_of_transformers_with_experts_is_on_the_page():
+    page = mixers.PAGE.read_text(encoding="utf-8")
+    if f"Transformers {version('transformers')}" in page:
+        listed = page[page.index("\nServed, ") : page.index("\n## What it costs")]
+        names = set(re.findall(r"[a-z0-9_]+", listed))
+        parts = ("", "_text", "_thinker")
+        assert not [file for file in mixers.files() if not names & {f"{file}{part}" for part in parts}]
+
+
+@pytest.mark.parametrize("name", ["beam", "gemma4_text"])
+def test_models_with_experts_in_some_layers_or_as_an_option_are_served(name):
+    found = mixers.examine(name, "causal")
+    assert (found.verdict, found.reason) == (mixers.SERVED, "")
+
+
+def test_a_model_that_cannot_be_looked_at_is_named_with_the_reason():
+    found = mixers.examine("diffusion_gemma", "image")
+    assert (found.verdict, found.reason) == (mixers.LEFT, "it computes no loss of tokens")
+    assert "diffusion_gemma (it computes no loss of tokens)" in mixers.table([found])
 
 
 @pytest.mark.parametrize("pairs", [1, 5, 10_000])
@@ -279,6 +327,32 @@ def test_experts_that_something_else_computes_are_refused():
     first.forward = lambda hidden, chosen, weights: hidden
     with pytest.raises(ConfigError, match=r"model.layers.0.mlp.experts of Qwen3MoeForCausalLM took no part"):
         mixing(model)
+
+
+def test_experts_that_are_shared_out_to_devices_are_refused():
+    model = tiny.build("qwen3_moe")
+    list(experts_of(model).values())[-1]._is_expert_parallel = True  # as Transformers marks them
+    with pytest.raises(ConfigError, match="experts that are shared out to several devices"):
+        mixing(model)
+
+
+def test_it_comes_after_the_plugins_that_may_change_experts():
+    found = in_order([find_plugin(name, None) for name in ("dense_mixer", "lora_kernels", "liger", "peft")])
+    assert [plugin.name for plugin in found][-1] == "dense_mixer"
+
+
+@pytest.mark.full
+def test_experts_and_routers_of_a_base_of_four_bits_are_not_quantized(tmp_path, rows_file):
+    model = builders.save_tiny_model(tmp_path / "model", **SHAPE, **WIDE)
+    more = changes("bitsandbytes", {"bits": 4}, **{"trainer.arguments.max_steps": 2})
+    more["model.peft"] = {"rank": 2, "target_modules": ["q_proj"], "target_parameters": ["gate.weight"]}
+    plain = write_and_run(tmp_path / "plain", model, rows_file, more)
+    mixed = write_and_run(tmp_path / "mixed", model, rows_file, {**more, "plugins": [*more["plugins"], "dense_mixer"]})
+    assert losses_of(plain)[0] == losses_of(mixed)[0]
+    assert metrics_of(mixed)[0]["train/grad_norm"] != metrics_of(plain)[0]["train/grad_norm"]
+    base = load_for_inference(mixed / "model")[0]
+    experts = next(module for module in base.modules() if is_experts(module))
+    assert {parameter.dtype for parameter in experts.parameters()} == {torch.float32}
 
 
 def test_a_router_that_chooses_by_a_table_is_left_as_it_is():

@@ -192,6 +192,41 @@ def test_a_recipe_is_read():
     assert read_recipe({"ConstantPruningModifier": {"targets": "Linear", "start": 0.0, "end": 2}}).end == 2.0
 
 
+RECIPE_FILE = """
+finetuning_stage:
+  finetuning_modifiers:
+    ConstantPruningModifier: {targets: ["re:.*q_proj.weight"], start: 0, update: null}
+"""
+
+
+def test_a_recipe_is_read_from_a_file_as_if_it_stood_in_the_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE_FILE)
+    assert read_recipe("recipe.yaml") == read_recipe(str(tmp_path / "recipe.yaml")) == read_recipe(RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "model.llm_compressor.recipe: there is no file '{file}'"),
+        ("- a\n", "model.llm_compressor.recipe: '{file}' holds no recipe, which is a mapping"),
+        ("", "'{file}' holds no recipe, which is a mapping"),
+        (b"\xff\xfe", "'{file}' cannot be read: it is no text"),
+        ("a: [", "{file}:1:4: "),
+        ("stage: {}", "{file}:1:1: has no modifiers"),
+        (RECIPE_FILE.replace("start: 0", "start: 2"), "ConstantPruningModifier.start: the zeros of the model would be"),
+        (RECIPE_FILE.replace("start: 0", "strat: 0"), "{file}:4:64: finetuning_stage.finetuning_modifiers."),
+    ],
+)
+def test_files_that_are_no_recipe_are_one_clear_line(tmp_path, sparse_folder, rows_file, capsys, text, words):
+    recipe = tmp_path / "recipe.yaml"
+    if text is not None:
+        recipe.write_bytes(text if isinstance(text, bytes) else text.encode())
+    changes = {"plugins": PLUGINS, "model.llm_compressor": {"recipe": str(recipe)}}
+    assert main(["check", str(builders.write_config(tmp_path, sparse_folder, rows_file, changes))]) == 2
+    assert words.format(file=recipe) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("targets", "found"),
     [
@@ -238,6 +273,7 @@ def test_a_dense_model_is_an_error():
         ({"ConstantPruningModifier": {"targets": "a", "strat": 0}}, "strat: unknown option\n    did you mean 'start'"),
         ({"ConstantPruningModifier": {"targets": "a", "start": 2}}, "trained away before"),
         ({"ConstantPruningModifier": {"targets": "a", "end": 0}}, "no zero would be kept"),
+        ({"ConstantPruningModifier": {"targets": "a", "update": 2}}, "update: would change nothing: zeros are made"),
         ({"ConstantPruningModifier": {"targets": "a", "end": "two"}}, "must be a number of epochs"),
         ({f"s{n}": {"modifiers": {"ConstantPruningModifier": {"targets": "a"}}} for n in "12"}, "2 times"),
     ],

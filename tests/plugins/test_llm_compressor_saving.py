@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dumbo.bridge import zero_bitmasks
 from dumbo.bridge.causal_models import from_pretrained
 from dumbo.bridge.inference_model import load_for_inference
 from dumbo.bridge.zero_bitmasks import is_smaller, packed, unpacked
 from dumbo.diagnosis.weights import tensor_shapes
 from dumbo.errors import RunError
 from dumbo.left_out_zeros import leaves_zeros_out
+from dumbo.plugins.llm_compressor import saving
 from dumbo.plugins.llm_compressor.saving import leave_zeros_out, put_zeros_in
 from tests import builders
 from tests.plugins.quantized_runs import WIDE
@@ -214,6 +217,42 @@ def test_files_are_smaller_by_what_the_zeros_take(tmp_path):
     leave_zeros_out(tmp_path / "model")
     # Values that are left, with zeros of a minus; bits; and the beginnings of rows.
     assert bytes_of(tmp_path / "model") / before == pytest.approx(0.5 + 0.5 / 16 + 1 / 32 + 2 / 256, abs=0.01)
+
+
+def test_of_a_model_in_many_files_one_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    """While they are written, and while what was written is compared."""
+    sparse_model(0.7, num_hidden_layers=12).save_pretrained(tmp_path / "model", max_shard_size="40KB")
+    files = [path.stat().st_size for path in (tmp_path / "model").glob("*.safetensors")]
+    alive, peaks = {}, []
+
+    def counting(tensor, handles, read=zero_bitmasks._read):
+        value = read(tensor, handles)
+        alive[id(value)] = value.nbytes
+        weakref.finalize(value, alive.pop, id(value))
+        peaks.append(sum(alive.values()))
+        return value
+
+    monkeypatch.setattr(zero_bitmasks, "_read", counting)
+    leave_zeros_out(tmp_path / "model")
+    assert len(files) >= 12
+    assert max(peaks) <= 2 * max(files) < sum(files) / 4
+
+
+@pytest.mark.parametrize("change", ["a value", "a name"])
+def test_what_is_read_back_otherwise_is_an_error_and_the_model_stays(tmp_path, dense, monkeypatch, change):
+    """As of a disk that loses a bit."""
+    shutil.copytree(dense, tmp_path / "model")
+
+    def losing(tensors, file, metadata):
+        name = next(name for name in tensors if "layernorm" in name)
+        value = tensors.pop(name)
+        save_file({**tensors, name if change == "a value" else "other": value + 1}, file, metadata=metadata)
+
+    monkeypatch.setattr(saving, "save_file", losing)
+    with pytest.raises(RunError, match="layernorm.weight is another one when it is read back"):
+        leave_zeros_out(tmp_path / "model")
+    assert files_of(tmp_path / "model") == files_of(dense)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_nothing_to_leave_out_is_an_error_and_the_model_stays(tmp_path):

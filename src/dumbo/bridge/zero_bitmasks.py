@@ -22,6 +22,7 @@ from dumbo.merging.tensor_files import StoredTensor
 INSTALL = "pip install 'dumbo-trainer[llm_compressor]'"
 _DESCRIBED = 400
 """Bytes that three more tensors take, about, in the header of a file and in the index."""
+_WEIGHT = ".weight"
 _AS_NUMBERS = MappingProxyType({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64})
 """Bytes of a value -> integers of as many."""
 
@@ -85,8 +86,28 @@ class Found:
     value: Tensor
 
 
-def whole_tensors(folder: Path) -> Iterator[Found]:
-    """Every tensor of the model in `folder`, file by file, weights put together from their parts.
+@dataclass(frozen=True)
+class WholeTensors:
+    """The tensors of a model as they are without the format, each of which is read when it is asked for."""
+
+    files: Mapping[str, str]
+    """Name -> the file that holds its values, file by file."""
+    folder: Path
+    stored: Mapping[str, StoredTensor]
+    handles: Mapping[Path, Any]
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, put together from its parts if there are such. Raises RunError for parts that do not fit."""
+        if name in self.stored:
+            return _read(self.stored[name], self.handles)
+        layer = name.removesuffix(_WEIGHT)
+        parts = {part: _read(self.stored[f"{layer}.{part}"], self.handles) for part in PARTS}
+        return unpacked(parts, lambda why: _damaged(self.folder, layer, why))
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[WholeTensors]:
+    """The model in `folder`, whose files stay open meanwhile.
 
     Raises:
         RunError: a file or a part is missing or damaged, or the package is not installed.
@@ -95,28 +116,35 @@ def whole_tensors(folder: Path) -> Iterator[Found]:
     layers = layers_of(stored)
     for layer, parts in layers.items():
         missing = [f"{layer}.{part}" for part in PARTS if part not in parts]
-        if missing or f"{layer}.weight" in stored:
-            why = f"'{missing[0]}' is missing" if missing else f"'{layer}.weight' is there twice, with its zeros too"
+        if missing or f"{layer}{_WEIGHT}" in stored:
+            why = f"'{missing[0]}' is missing" if missing else f"'{layer}{_WEIGHT}' is there twice, with its zeros too"
             raise _damaged(folder, layer, why)
+    files: dict[str, str] = {}
+    for name, tensor in stored.items():
+        layer, _, part = name.rpartition(".")
+        if layer not in layers or part not in PARTS:
+            files[name] = tensor.file.name
+        elif part == VALUES:
+            files[f"{layer}{_WEIGHT}"] = tensor.file.name
     with contextlib.ExitStack() as stack:
-        opened: dict[Path, Any] = {}
-        for file in {tensor.file for tensor in stored.values()}:
-            opened[file] = stack.enter_context(safe_open(file, framework="pt"))
-        for name, tensor in stored.items():
-            layer, _, part = name.rpartition(".")
-            if layer not in layers or part not in PARTS:
-                yield Found(name, tensor.file.name, _read(tensor, opened))
-            elif part == VALUES:
-                yield Found(f"{layer}.weight", tensor.file.name, _weight(folder, layer, stored, opened))
+        paths = {tensor.file for tensor in stored.values()}
+        handles = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+        yield WholeTensors(files, folder, stored, handles)
 
 
-def _weight(folder: Path, layer: str, stored: Mapping[str, StoredTensor], opened: Mapping[Path, Any]) -> Tensor:
-    parts = {part: _read(stored[f"{layer}.{part}"], opened) for part in PARTS}
-    return unpacked(parts, lambda why: _damaged(folder, layer, why))
+def whole_tensors(folder: Path) -> Iterator[Found]:
+    """Every tensor of the model in `folder`, file by file, weights put together from their parts.
+
+    Raises:
+        RunError: as `opened` and `WholeTensors.read` do.
+    """
+    with opened(folder) as tensors:
+        for name, file in tensors.files.items():
+            yield Found(name, file, tensors.read(name))
 
 
-def _read(tensor: StoredTensor, opened: Mapping[Path, Any]) -> Tensor:
-    read: Tensor = opened[tensor.file].get_tensor(tensor.name)
+def _read(tensor: StoredTensor, handles: Mapping[Path, Any]) -> Tensor:
+    read: Tensor = handles[tensor.file].get_tensor(tensor.name)
     return read
 
 

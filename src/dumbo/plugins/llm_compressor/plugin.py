@@ -30,8 +30,9 @@ class LlmCompressorOptions(Section):
     """Weights whose zeros stay: names of weights or layers or ends of them (`q_proj`), classes of layers (`Linear`), or
     regular expressions that begin with `re:` and match from the beginning. By default all matrices of layers, without
     embeddings and output head, of which one value in a hundred is zero."""
-    recipe: dict[str, Any] | None = None
-    """The same as a recipe of llmcompressor: stages with a ConstantPruningModifier, of `targets`, `start` and `end`."""
+    recipe: str | dict[str, Any] | None = None
+    """The same as a recipe of llmcompressor, or the path of a YAML file with one: stages with a
+    ConstantPruningModifier, of `targets`, `start` and `end`."""
     save_compressed: bool = False
     """Leave the zeros out of the files of the finished model, in the format `sparse-bitmask` of compressed-tensors. It
     loads here as any other; for tools that do not read it, `dumbo decompress` writes it with its zeros."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dumbo.config.explain import unknown_name_hints
+from dumbo.config.yaml_tree import Tree, parse_yaml
 from dumbo.errors import ConfigError, KeyPath, Problem
+from dumbo.local_paths import near_paths
 
 SECTION: KeyPath = ("model", "llm_compressor")
+_RECIPE: KeyPath = (*SECTION, "recipe")
 CONSTANT = "ConstantPruningModifier"
 _OF_STAGES = frozenset({"run_type", "args"})
 """What a stage may have beside its modifiers; it says nothing about zeros."""
-_EXAMPLE = "recipe: {stage: {pruning_modifiers: {ConstantPruningModifier: {targets: ['re:.*proj'], start: 0}}}}"
+_EXAMPLE = "{finetuning_stage: {finetuning_modifiers: {ConstantPruningModifier: {targets: [...], start: 0}}}}"
 _KEYS = ("targets", "start", "end", "update")
 _ELSEWHERE = (
     "llmcompressor demands an older Transformers than this: run its recipe in an environment of its own, "
@@ -32,13 +36,50 @@ class Pruning:
     """The epoch from which they may be trained again; None: they never are."""
 
 
-def read_recipe(recipe: Mapping[str, Any]) -> Pruning:
-    """The one constant pruning of a recipe, `{STAGE: {GROUP_modifiers: {ConstantPruningModifier: {...}}}}`.
+def read_recipe(recipe: str | Mapping[str, Any]) -> Pruning:
+    """The one constant pruning of a recipe, `{STAGE: {GROUP_modifiers: {ConstantPruningModifier: {...}}}}`, or of the
+    YAML file that is named.
 
     Raises:
-        ConfigError: no such modifier or several, other modifiers, and values that cannot be followed.
+        ConfigError: no such modifier or several, other modifiers, and values that cannot be followed; a file that is
+            missing, or holds something else.
     """
-    path = (*SECTION, "recipe")
+    if not isinstance(recipe, str):
+        return _read(recipe)
+    tree = _read_file(Path(recipe))
+    try:
+        return _read(tree.value)
+    except ConfigError as error:
+        raise ConfigError(_in_file(problem, tree) for problem in error.problems) from None
+
+
+def _read_file(file: Path) -> Tree:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError):
+            message, hints = f"there is no file '{file}'", near_paths(file)
+        else:
+            message, hints = f"'{file}' cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}", ()
+        raise ConfigError([Problem(message, _RECIPE, hints=hints)]) from error
+    tree = parse_yaml(text, str(file))
+    if tree.problems:
+        raise ConfigError(tree.problems)
+    if not isinstance(tree.value, dict):
+        raise ConfigError([Problem(f"'{file}' holds no recipe, which is a mapping", _RECIPE, hints=(_EXAMPLE,))])
+    return tree
+
+
+def _in_file(problem: Problem, tree: Tree) -> Problem:
+    """The same problem where it stands in the file, with the names of keys as they are there."""
+    path = inside = problem.path[len(_RECIPE) :]
+    while path not in tree.places:  # that of the document is always there
+        path = path[:-1]
+    return replace(problem, path=inside, place=tree.places[path])
+
+
+def _read(recipe: Mapping[str, Any]) -> Pruning:
+    path = _RECIPE
     found = list(_modifiers(recipe, path))
     problems = [
         Problem(f"'{name}' is not available here", (*where, name), hints=(_ELSEWHERE,))
@@ -47,10 +88,7 @@ def read_recipe(recipe: Mapping[str, Any]) -> Pruning:
     ]
     constant = [(values, (*where, name)) for name, values, where in found if name == CONSTANT]
     if not found:
-        hint = (
-            "recipe: {finetuning_stage: {finetuning_modifiers: {ConstantPruningModifier: {targets: [...], start: 0}}}}"
-        )
-        problems.append(Problem("has no modifiers", path, hints=(hint,)))
+        problems.append(Problem("has no modifiers", path, hints=(_EXAMPLE,)))
     elif len(constant) > 1:
         problems.append(Problem(f"has {CONSTANT} {len(constant)} times", path, hints=("write all targets into one",)))
     for values, where in constant:
@@ -89,7 +127,10 @@ def _problems(values: Any, where: KeyPath) -> Iterator[Problem]:
         yield Problem(
             "must name weights, layers, or a class of layers", (*where, "targets"), hints=("targets: [Linear]",)
         )
-    for key in ("start", "end", "update"):
+    if values.get("update") is not None:  # llmcompressor has the key for every modifier, and reads it for none
+        message = "would change nothing: zeros are made zero again after every step, as llmcompressor does it too"
+        yield Problem(message, (*where, "update"), hints=("remove it",))
+    for key in ("start", "end"):
         value = values.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             yield Problem("must be a number of epochs", (*where, key))
