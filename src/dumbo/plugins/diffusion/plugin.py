@@ -36,8 +36,8 @@ class DiffusionOptions(Section):
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """The smallest share, whatever the others say: losses are divided by it."""
     importance_weighting: bool = True
-    """Divide the loss of a masked token by the share: the loss then bounds the negative log-likelihood (LLaDA, MDLM).
-    Without, all masked tokens weigh the same."""
+    """Divide the loss of a masked token by the share. With the linear schedule from 0 to 1 the loss then bounds the
+    negative log-likelihood (LLaDA, MDLM). Without, all masked tokens weigh the same."""
     shift_logits: bool = True
     """Predict a token at the place before it, as models do that were trained to predict the next token. `false`, at its
     own place, is LLaDA's way, for models from random weights."""
