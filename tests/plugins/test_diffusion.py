@@ -2,13 +2,19 @@
 
 import json
 import shutil
+from types import MappingProxyType
 
 import pytest
 import yaml
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from dumbo.cli.main import main
+from dumbo.errors import ConfigError
+from dumbo.inference.generate import Sampling
 from dumbo.inference.opening import open_model
+from dumbo.plugins.diffusion.mask_token import set_mask_token
+from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from tests import builders
 from tests.faults.stopping import assert_same_run, stop_by, write_stoppable
 from tests.run.whole_runs import SHIPPED, losses_of, metrics_of, printed_by, run_here, write_and_run
@@ -214,6 +220,64 @@ def test_a_token_that_cannot_mask_is_refused(tmp_path, model_folder, rows_file, 
     options, expected = REFUSED_LATER[name]
     file = builders.write_config(tmp_path, model_folder, rows_file, ANSWERS | {"trainer.diffusion": options})
     assert expected in printed_by(capsys, 2, "train", str(file)).err
+
+
+def gapped_tokenizer(**vocabulary):
+    """One of words, whose ids need not follow each other; `<s>` is special."""
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="UNK"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="UNK", additional_special_tokens=["<s>"])
+
+
+GAPPED = MappingProxyType({"UNK": 0, "a": 1, "b": 2, "<s>": 40})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"mask_token_id": 20}, "the tokenizer has no token 20; its ids are 0 to 40, with gaps"),
+        ({"mask_token_id": 41}, "the tokenizer has no token 41; its ids are 0 to 40, with gaps"),
+        ({"mask_token_id": 2}, "'b' is an ordinary token"),
+        ({"mask_token_id": 0}, "'UNK' is the tokenizer's unk_token"),
+    ],
+)
+def test_an_id_in_a_gap_of_the_vocabulary_is_none(options, expected):
+    tokenizer = gapped_tokenizer(**GAPPED)
+    with pytest.raises(ConfigError, match=expected):
+        set_mask_token(tokenizer, DiffusionOptions(**options))
+    assert tokenizer.mask_token is None and "None" not in tokenizer.get_vocab()
+
+
+def test_an_id_behind_gaps_is_taken():
+    tokenizer = gapped_tokenizer(**GAPPED)
+    assert len(tokenizer) == 4 and set_mask_token(tokenizer, DiffusionOptions(mask_token_id=40)) == 40
+    assert tokenizer.mask_token == "<s>" and len(tokenizer) == 4
+
+
+def test_a_new_token_takes_no_other_ones_id():
+    """The library counts the tokens for the id of a new one, and there is one with that id already."""
+    tokenizer = gapped_tokenizer(**{"UNK": 0, "<s>": 1, "a": 2, "b": 4})
+    with pytest.raises(ConfigError, match="gives the new token '<m>' the id 4, which 'b' has: its ids have gaps"):
+        set_mask_token(tokenizer, DiffusionOptions(mask_token_str="<m>"))
+
+
+def test_the_id_of_an_added_token_beyond_the_vocabulary_is_taken(tmp_path, model_folder, rows_file):
+    """`vocab_size` leaves added tokens out, and the model has no row for this one yet."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|blank|>"]})
+    number = tokenizer.convert_tokens_to_ids("<|blank|>")
+    source = tmp_path / "model"
+    shutil.copytree(model_folder, source)
+    tokenizer.save_pretrained(source)
+    assert number >= tokenizer.vocab_size and number >= AutoConfig.from_pretrained(source).vocab_size
+    changes = ANSWERS | {"trainer.diffusion": {"mask_token_id": number}, "trainer.arguments.max_steps": 1}
+    folder = write_and_run(tmp_path, source, rows_file, changes)
+    opened = open_model(folder)
+    tokenizer = opened.generator.tokenizer
+    assert (tokenizer.mask_token, tokenizer.mask_token_id, len(tokenizer)) == ("<|blank|>", number, number + 1)
+    assert opened.generator.model.get_input_embeddings().weight.shape[0] > number
+    masked = opened.generator.reply([{"role": "user", "content": ":mask 1 Add 3 and 4."}], 9, Sampling(), None)
+    assert "<|blank|>" in masked.note and "<|blank|>" not in masked.text
 
 
 @pytest.mark.parametrize(
