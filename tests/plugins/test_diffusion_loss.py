@@ -52,7 +52,7 @@ def test_the_schedules_are_their_formulas():
     ],
 )
 def test_the_run_says_that_the_loss_is_a_bound_where_it_is_one(options, is_bound):
-    """The bound is the integral over p of the nats per masked token; of the step from 0 to eps, eps times those at eps."""
+    """The bound is the integral over p of the nats per masked token, which below eps are those at eps."""
     lines, options = [], DiffusionOptions(**options)
     services = SimpleNamespace(say=lines.append, rank=0)
     schedule = build_loss(options, 0, mask_tokenizer(), services)._masking.schedule

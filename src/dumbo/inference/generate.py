@@ -78,6 +78,14 @@ class TextGenerator:
         """`model` has Transformers' `generate`."""
         self.model, self.tokenizer, self._writer = model, tokenizer, writer
 
+    def draws(self, text: str | None = None) -> bool:
+        """Whether a user's words, or any that could be, ask for something to be drawn beside the tokens."""
+        return False
+
+    def is_literal(self, text: str) -> bool:
+        """Whether the whitespace around a user's words, and around what answers them, says something."""
+        return False
+
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The token ids of messages, as the model knows them from its training, up to where the answer begins.
 

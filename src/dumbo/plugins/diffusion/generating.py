@@ -14,7 +14,7 @@ from dumbo.bridge.head import logits_at
 from dumbo.errors import DumboError
 from dumbo.inference.generate import Reply, Sampling, TextGenerator, Writer
 from dumbo.losses.diffusion import predicting_places
-from dumbo.plugins.diffusion.commands import Request, parse
+from dumbo.plugins.diffusion.commands import Request, begins_with_command, parse
 from dumbo.plugins.diffusion.mask_token import mask_token_id
 from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from dumbo.plugins.diffusion.sampling import unmask
@@ -52,8 +52,21 @@ class DiffusionGenerator(TextGenerator):
         request = parse(messages[-1]["content"])
         if not request.masks:
             asked = [*messages[:-1], {**messages[-1], "content": request.text}]
-            return super().reply(asked, request.complete or max_new_tokens, sampling, streamer)
+            ids = self.stream(self.prompt(asked), request.complete or max_new_tokens, sampling, streamer)
+            text = self.text(ids)
+            return Reply(text if self.is_literal(messages[-1]["content"]) else text.strip(), request.text)
         return self._infill(request, sampling)
+
+    def draws(self, text: str | None = None) -> bool:
+        """`:mask` draws the places, but for all of them."""
+        if text is None:
+            return True
+        request = parse(text)
+        return request.masks and request.share != 1
+
+    def is_literal(self, text: str) -> bool:
+        """That of commands is kept to the letter."""
+        return begins_with_command(text)
 
     def infill(self, texts: Sequence[Sequence[int]], masked: Sequence[Sequence[bool]], sampling: Sampling) -> Tensor:
         """The texts with the masked tokens filled in, [texts, tokens], padded on the right."""

@@ -33,9 +33,7 @@ def set_mask_token(tokenizer: Any, options: DiffusionOptions) -> int:
     # Where ids have gaps, the library may count tokens instead of taking the next id.
     others = [other for other, taken in known.items() if taken == number and other != token]
     if others:
-        message = (
-            f"the tokenizer gives the new token '{token}' the id {number}, which '{others[0]}' has: its ids have gaps"
-        )
+        message = f"the tokenizer, whose ids have gaps, gives the new token '{token}' the id {number} of '{others[0]}'"
         raise _refusal(key, message, "name a special token that it has")
     return number
 
