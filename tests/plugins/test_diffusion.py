@@ -187,6 +187,9 @@ def test_an_adapter_learns_the_mask_token_and_stays_a_diffusion_model(tmp_path, 
 
 REFUSED = {
     "two losses": ({"plugins": [*PLUGINS, "cut_cross_entropy"]}, "all want to be the one plugin with 'build_loss'"),
+    "a teacher": ({"plugins": [*PLUGINS, "kd"]}, "'diffusion', 'kd' all want to be the one plugin with 'build_loss'"),
+    "weights by entropy": ({"plugins": [*PLUGINS, "eaft"]}, "plugin 'diffusion' cannot be combined with 'eaft'"),
+    "weights by probability": ({"plugins": [*PLUGINS, "dft"]}, "plugin 'diffusion' cannot be combined with 'dft'"),
     "smoothing": ({"trainer.arguments.label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     "a stream": (
         {"trainer.data.streaming": True, "trainer.data.sequence_length": 64},
@@ -200,6 +203,16 @@ REFUSED = {
     "two tokens": ({"trainer.diffusion": {"mask_token_id": 1, "mask_token_str": "<m>"}}, "and so does mask_token_str"),
     "a misspelt key": ({"trainer.diffusion": {"noise_shedule": "linear"}}, "did you mean 'noise_schedule'?"),
 }
+OWN_WEIGHTS = """
+from dumbo.plugin_loader import TokenWeightPlugin
+
+
+class EvenPlugin(TokenWeightPlugin):
+    name = "even"
+
+    def build_token_weights(self, config):
+        return lambda logits, log_probabilities: log_probabilities * 0 + 1
+"""
 REFUSED_LATER = {
     "no such id": ({"mask_token_id": 9999}, "the tokenizer has no token 9999; its ids are 0 to"),
     "an ordinary id": ({"mask_token_id": 60}, "is an ordinary token, which texts may have"),
@@ -213,6 +226,13 @@ def test_what_cannot_be_combined_is_refused_before_anything_is_loaded(tmp_path, 
     changes, expected = REFUSED[name]
     file = builders.write_config(tmp_path, model_folder, rows_file, ANSWERS | changes)
     assert expected in printed_by(capsys, 2, "check", str(file)).err
+
+
+def test_weights_of_ones_own_are_refused(tmp_path, model_folder, rows_file, capsys):
+    (tmp_path / "own.py").write_text(OWN_WEIGHTS)
+    changes = ANSWERS | {"plugins": [*PLUGINS, "./own.py:EvenPlugin"]}
+    file = builders.write_config(tmp_path, model_folder, rows_file, changes)
+    assert "takes no other weights of tokens" in printed_by(capsys, 2, "train", str(file)).err
 
 
 @pytest.mark.parametrize("name", REFUSED_LATER)
