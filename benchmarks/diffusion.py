@@ -4,8 +4,10 @@
     python benchmarks/diffusion.py runs/diffusion
     python benchmarks/diffusion.py
 
-The result is written as JSON, with a picture beside it; without a run the picture is made anew of the JSON file. Of every held-out row of the quickstart a share of the answer's words is masked and filled in, the surest first. Chance
+Of every held-out row of the quickstart a share of the answer's words is masked and filled in, the surest first. Chance
 is the share that the most frequent masked word has: who always says it is right so often.
+
+The result is written as JSON, with a picture beside it; without a run the picture is made anew of the JSON file.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from dumbo.cli.main import main
 from dumbo.errors import ConfigError
 from dumbo.inference.generate import Sampling
 from dumbo.inference.opening import open_model
+from dumbo.output.run_reading import read_run
 from dumbo.plugins.diffusion.mask_token import set_mask_token
 from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from tests import builders
@@ -110,6 +111,42 @@ def test_a_missing_writer_is_named(learned, tmp_path, capsys):
         assert f"this model's text is written by the plugin '{name}', which is not here" in said
 
 
+def check_infilled(folder, rows):
+    """Half of the answer of one held-out row is masked, always the same tokens, and filled in."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    fields = {"step", "original", "masked", "generated", "mask_ratio", "masked_tokens", "total_tokens"}
+    assert all(set(row) == fields for row in rows) and len({row["masked"] for row in rows}) == 1
+    for row in rows:
+        whole, masked, made = (tokenizer(row[name])["input_ids"] for name in ("original", "masked", "generated"))
+        places = [place for place, token in enumerate(masked) if token == tokenizer.mask_token_id]
+        answer = tokenizer(row["original"].split("assistant\n")[1].split("<|im_end|>")[0])["input_ids"]
+        assert len(whole) == len(masked) == row["total_tokens"] and len(places) == row["masked_tokens"]
+        assert row["mask_ratio"] == len(places) / len(whole) and abs(len(places) - len(answer) / 2) <= 1
+        assert places[0] >= len(whole) - len(answer) - 2 and "<|diffusion_mask|>" not in row["generated"]
+        assert all(masked[n] == whole[n] for n in range(len(whole)) if n not in places)
+        assert row["generated"].startswith(row["masked"].split("<|diffusion_mask|>")[0]) and made
+    read = [(sample.prompt, sample.output, sample.reference) for sample in read_run(folder).samples]
+    shown = [(row["masked"], row["generated"], row["original"]) for row in rows]
+    assert [sample for sample in read if "<|diffusion_mask|>" in sample[0]] == shown
+    assert "&lt;|diffusion_mask|&gt;" in (folder / "report.html").read_text(), "they are in the report"
+
+
+def test_texts_without_questions_are_masked_too(tmp_path, model_folder, rows_file, capsys):
+    """Of rows that are trained as a whole nothing can be asked, and their tokens can be masked."""
+    changes = {
+        "datasets.0.train_format": {"type": "chat_template", "train_on_inputs": True},
+        "trainer.data.val_set_size": 3,
+        "trainer.arguments.max_steps": 1,
+        "evaluation.samples": {"count": 2, "mask_ratio": 0.25},
+        "plugins": [*PLUGINS, "samples"],
+    }
+    folder = write_and_run(tmp_path, model_folder, rows_file, changes)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 0, 1, 1] and all(0.1 < row["mask_ratio"] <= 0.25 for row in rows)
+    assert "  of 2 texts with masked tokens, 0 filled in as they were" in capsys.readouterr().out
+    assert rows[0]["original"].startswith("<|im_start|>") and rows[0]["masked"].startswith("<|im_start|>")
+
+
 def test_metrics_are_logged_and_evaluations_repeat_themselves(tmp_path, model_folder, rows_file):
     changes = ANSWERS | {
         "trainer.data.val_set_size": 4,
@@ -136,7 +173,11 @@ def test_metrics_are_logged_and_evaluations_repeat_themselves(tmp_path, model_fo
     losses = losses_of(folder, "eval/loss")
     assert len(losses) == 2 and losses[0] == losses[1]
     assert losses_of(folder, "eval/accuracy") and losses_of(folder, "eval/exact_match") == [0.0, 0.0]
-    assert (folder / "samples.jsonl").read_text().count("\n") == 3
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], "prompt" in row) for row in samples] == [
+        (n, asked) for n in (0, 2, 4) for asked in (True, False)
+    ]
+    check_infilled(folder, [row for row in samples if "masked" in row])
 
 
 @pytest.mark.parametrize(

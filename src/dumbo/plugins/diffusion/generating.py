@@ -12,7 +12,8 @@ from torch import Tensor
 from dumbo.bridge.bidirectional import make_bidirectional
 from dumbo.bridge.head import logits_at
 from dumbo.errors import DumboError
-from dumbo.inference.generate import Reply, Sampling, TextGenerator, Writer
+from dumbo.inference.generate import GREEDY, Reply, Sampling, TextGenerator, Writer, token_batches
+from dumbo.inference.infilling import Infilling
 from dumbo.losses.diffusion import predicting_places
 from dumbo.plugins.diffusion.commands import Request, begins_with_command, parse
 from dumbo.plugins.diffusion.mask_token import mask_token_id
@@ -77,6 +78,22 @@ class DiffusionGenerator(TextGenerator):
         lengths = torch.tensor([len(text) for text in texts])
         with self.evaluating():
             return self._unmask(ids, mask, lengths, self._steps(sampling), sampling.temperature)
+
+    def infillings(self, texts: Sequence[Sequence[int]], places: Sequence[Sequence[bool]]) -> list[Infilling]:
+        """As `Infiller` says."""
+        made: list[list[int]] = [[] for _ in texts]
+        lengths = [len(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda index: lengths[index])
+        for batch in token_batches(order, lengths, [0] * len(texts)):
+            filled = self.infill([texts[index] for index in batch], [places[index] for index in batch], GREEDY)
+            for index, ids in zip(batch, filled.tolist(), strict=True):
+                made[index] = ids[: lengths[index]]
+        found = []
+        for text, masked, ids in zip(texts, places, made, strict=True):
+            shown = [self._mask_token if is_masked else token for token, is_masked in zip(text, masked, strict=True)]
+            words = [str(self.tokenizer.decode(list(tokens))) for tokens in (text, shown, ids)]
+            found.append(Infilling(words[0], words[1], words[2], sum(masked), len(text)))
+        return found
 
     def _infill(self, request: Request, sampling: Sampling) -> Reply:
         ids = list(self.tokenizer(request.text)["input_ids"])
