@@ -351,6 +351,7 @@ RUNS = MappingProxyType(
             1,
         ),
         "evaluation.samples.max_new_tokens": (ASKED, 6),
+        "evaluation.samples.mask_ratio": (UNMASKED, 1.0),
         "trainer.early_stopping.metric": (EARLY_STOPPING, "eval/bleu"),
         "trainer.early_stopping.patience": (EARLY_STOPPING, 3),
         "trainer.early_stopping.min_delta": (EARLY_STOPPING, 0.0),

@@ -1,6 +1,7 @@
 """The loss of masked diffusion against its formula: what is masked, how much it weighs, and by what it is divided."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from dumbo.bridge.bidirectional import make_bidirectional, prove_bidirectional
 from dumbo.bridge.packing import prepare_for_packing
 from dumbo.errors import ConfigError, RunError
 from dumbo.losses.diffusion import MaskSchedule
-from dumbo.plugins.diffusion.loss import COUNTED, metrics_of
+from dumbo.plugins.diffusion.loss import COUNTED, build_loss, metrics_of
+from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from tests import builders
 from tests.plugins.diffusion_parts import (
     diffusion_loss,
@@ -35,6 +37,32 @@ def test_the_schedules_are_their_formulas():
     assert linear.probabilities(times).tolist() == pytest.approx([0.2, 0.325, 0.45, 0.575, 0.7])
     assert linear.mean == pytest.approx(0.45) and cosine.mean == pytest.approx(0.2 + 0.5 * (1 - 2 / math.pi), abs=1e-6)
     assert MaskSchedule("linear", 0.0, 1.0, 0.05).probabilities(times).min() == 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "is_bound"),
+    [
+        ({}, True),
+        ({"eps": 0.2}, True),
+        ({"noise_schedule": "cosine"}, False),
+        ({"min_mask_ratio": 0.1}, False),
+        ({"min_mask_ratio": 1e-3}, False),
+        ({"max_mask_ratio": 0.9}, False),
+        ({"importance_weighting": False}, False),
+    ],
+)
+def test_the_run_says_that_the_loss_is_a_bound_where_it_is_one(options, is_bound):
+    """The bound is the integral over p of the nats per masked token, which below eps are those at eps."""
+    lines, options = [], DiffusionOptions(**options)
+    services = SimpleNamespace(say=lines.append, rank=0)
+    schedule = build_loss(options, 0, mask_tokenizer(), services)._masking.schedule
+    assert ("the loss is a bound on the negative log-likelihood" in lines[0]) is is_bound
+    assert ("no bound on a likelihood" in lines[0]) is not is_bound
+    p = schedule.probabilities((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000)
+    nats = p**2  # any that rise with p
+    loss = (schedule.weights(p, options.importance_weighting) * p * nats).mean()
+    bound = options.eps**3 + (1 - options.eps**3) / 3
+    assert (abs(float(loss) - bound) < 1e-6) is is_bound
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,17 @@ def test_a_text_is_filled_in_and_the_rest_of_it_stays(generator, tokenizer):
         generator.reply([{"role": "user", "content": ":mask 0.5 "}], 9, Sampling(), None)
 
 
+def test_several_texts_are_filled_in_as_each_alone_and_nothing_is_drawn(generator, tokenizer):
+    texts = [tokenizer(text)["input_ids"] for text in ("the License", "Licensed under the Apache License", "a")]
+    places = [[place % 2 == 1 for place in range(len(text))] for text in texts]
+    before = torch.get_rng_state()
+    found = generator.infillings(texts, places)
+    assert torch.equal(torch.get_rng_state(), before), "the training goes on as without it"
+    assert found == [generator.infillings([text], [masked])[0] for text, masked in zip(texts, places, strict=True)]
+    assert [(f.original, f.total_tokens) for f in found] == [(tokenizer.decode(text), len(text)) for text in texts]
+    assert [f.masked.count("<|diffusion_mask|>") for f in found] == [f.masked_tokens for f in found]
+
+
 def test_a_text_may_be_filled_in_and_completed(generator, tokenizer):
     reply = generator.reply([{"role": "user", "content": ":mask 0.5 :complete 6 the License"}], 9, Sampling(), None)
     assert reply.note.endswith("<|diffusion_mask|>" * 6)

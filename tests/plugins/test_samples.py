@@ -64,6 +64,14 @@ def test_they_change_nothing_in_the_training(tmp_path, model_folder, rows_file):
     [
         ({"trainer.data.val_set_size": 0}, "there is nothing to ask: no prompts, and no held-out rows"),
         ({"evaluation.samples": {"prompts": ["a"], "count": 2}}, "counts held-out questions, and there are prompts"),
+        (
+            {"evaluation.samples": {"mask_ratio": 0.3}},
+            "has no effect: this model writes from left to right, a token at a time",
+        ),
+        (
+            {"evaluation.samples": {"prompts": ["a"], "mask_ratio": 0.3}, "trainer.data.val_set_size": 0},
+            "masks held-out texts, and there are none",
+        ),
         ({"datasets.0.train_format": "chat_template"}, "samples: no held-out row has a question before its answer"),
     ],
 )

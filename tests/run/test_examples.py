@@ -171,9 +171,12 @@ def test_an_example_runs_to_its_end(run_example, name):
 
 @pytest.mark.full
 def test_the_diffusion_example_fills_in_masked_words(run_example):
-    """Well above what the most frequent word would be right: 18% of the masked ones."""
+    """Of words alone, without the end tokens that a row is sure to have: well above the most frequent masked word."""
     folder = run_example("diffusion", output="diffusion")
-    assert losses_of(folder, "eval/accuracy")[-1] > 0.45 and losses_of(folder, "eval/exact_match")[-1] > 0.1
+    measure = runpy.run_path(str(EXAMPLES.parent / "benchmarks" / "diffusion.py"))["measure"]
+    for share, found in measure(folder).items():
+        assert found["right"] > 0.35 and found["right"] > 2 * found["chance"], share
+    assert losses_of(folder, "eval/exact_match")[-1] > 0.1
     assert {row["step"] for row in samples_of(folder)} >= {0, metrics_of(folder)[-1]["step"]}
 
 

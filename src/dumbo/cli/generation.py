@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dumbo.errors import DumboError
     from dumbo.inference.generate import Reply, Sampling
     from dumbo.inference.opening import Opened
 
@@ -47,17 +48,14 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
     """How tokens are chosen.
 
     Raises:
-        DumboError: flags of drawing, where the likeliest token is taken.
+        DumboError: flags of drawing tokens, where the likeliest one is taken.
     """
-    from dumbo.errors import DumboError
     from dumbo.inference.generate import Sampling
 
     if options.temperature == 0:
-        flags = {"--top-p": options.top_p != 1.0, "--top-k": options.top_k != 0, "--seed": options.seed is not None}
-        useless = [flag for flag, written in flags.items() if written]
-        if useless:
-            message = f"{useless[0]} has no effect: at temperature 0 the likeliest token is taken"
-            raise DumboError(f"{message}\n    write --temperature 0.7 too")
+        flags = {"--top-p": options.top_p != 1.0, "--top-k": options.top_k != 0}
+        for flag in (flag for flag, written in flags.items() if written):
+            raise _useless(flag)
     return Sampling(
         options.temperature,
         options.top_p,
@@ -65,6 +63,24 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
         steps=options.steps,
         block_length=options.block_length,
     )
+
+
+def check_seed(opened: Opened, options: argparse.Namespace, texts: Sequence[str | None]) -> None:
+    """Make sure that a seed has an effect on the answers to `texts`; None for one that is not known yet.
+
+    Raises:
+        DumboError: nothing is drawn: neither the tokens, nor what a text asks for (`:mask` draws places).
+    """
+    is_drawn = options.temperature > 0 or any(opened.generator.draws(text) for text in texts)
+    if options.seed is not None and not is_drawn:
+        raise _useless("--seed")
+
+
+def _useless(flag: str) -> DumboError:
+    from dumbo.errors import DumboError
+
+    message = f"{flag} has no effect: at temperature 0 the likeliest token is taken"
+    return DumboError(f"{message}\n    write --temperature 0.7 too")
 
 
 def check_sampling(opened: Opened, sampling: Sampling) -> None:
@@ -141,10 +157,10 @@ def stream_answer(
     from dumbo.bridge.streaming import WordStreamer
 
     generator = opened.generator
-    begun = False
+    begun = generator.is_literal(messages[-1]["content"])
 
     def write_trimmed(text: str) -> None:
-        """Without the space that many formats have before an answer."""
+        """Without the space that many formats have before an answer, where it says nothing."""
         nonlocal begun
         text = text if begun else text.lstrip()
         begun = begun or bool(text)

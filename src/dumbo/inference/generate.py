@@ -78,6 +78,14 @@ class TextGenerator:
         """`model` has Transformers' `generate`."""
         self.model, self.tokenizer, self._writer = model, tokenizer, writer
 
+    def draws(self, text: str | None = None) -> bool:
+        """Whether a user's words, or any that could be, ask for something to be drawn beside the tokens."""
+        return False
+
+    def is_literal(self, text: str) -> bool:
+        """Whether the whitespace around a user's words, and around what answers them, says something."""
+        return False
+
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The token ids of messages, as the model knows them from its training, up to where the answer begins.
 
@@ -101,7 +109,7 @@ class TextGenerator:
         order = sorted((index for index, room in enumerate(rooms) if room), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
         with self.evaluating():
-            for batch in _batches(order, [len(prompt) for prompt in prompts], rooms):
+            for batch in token_batches(order, [len(prompt) for prompt in prompts], rooms):
                 written = self._generate([prompts[index] for index in batch], rooms[batch[0]], sampling)
                 for index, ids in zip(batch, written, strict=True):
                     answers[index] = ids
@@ -225,7 +233,7 @@ def _system(text: str | None) -> list[dict[str, str]]:
     return [] if text is None else [{"role": "system", "content": text}]
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int], rooms: Sequence[int]) -> Iterator[list[int]]:
+def token_batches(order: Sequence[int], lengths: Sequence[int], rooms: Sequence[int]) -> Iterator[list[int]]:
     """Indices in batches whose longest row, with its answer, times their number stays under the limit.
 
     `order` is by length. Answers of a batch have the same room, so that none is cut for the sake of a longer prompt.

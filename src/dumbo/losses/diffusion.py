@@ -35,12 +35,21 @@ class MaskSchedule:
         times = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
         return float(self.probabilities(times).mean())
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the sum over masked tokens, weighted by 1 / p, bounds the negative log-likelihood of all tokens.
+
+        The bound (MDLM, equation 10) weighs them by p'(t) / p(t), which is 1 / p for the linear schedule from 0 to 1
+        alone. The times below `eps` are then one step of the bound in discrete time (MDLM, equation 8), from p = 0 to
+        p = eps, which weighs (eps - 0) / eps = 1: they are a share eps of all times, and weigh 1 / eps.
+        """
+        return self.kind == "linear" and self.low == 0 and self.high == 1
+
     def weights(self, probabilities: Tensor, importance: bool) -> Tensor:
         """What the cross entropy of a token that was masked with these probabilities is multiplied by.
 
         1 / p with `importance` (LLaDA, equation 3): then the sum over masked tokens has the mean of a sum over all
-        tokens, and with low = 0 and high = 1 it is a bound on their negative log-likelihood. Without, 1 / E[p]: all
-        masked tokens weigh the same, and 1 on average.
+        tokens, whatever the schedule. Without, 1 / E[p]: all masked tokens weigh the same, and 1 on average.
         """
         return 1 / probabilities if importance else torch.full_like(probabilities, 1 / self.mean)
 

@@ -181,9 +181,10 @@ def _in_order(steps: Floats, values: Floats) -> Series:
 
 def _read_samples(file: Path) -> Iterator[Sample]:
     for row in _lines(file):
-        step, prompt, output = row.get("step"), row.get("prompt"), row.get("output")
+        # A text with masked tokens is a prompt, what was filled in the output, and how it was the reference.
+        names = ("masked", "generated", "original") if "masked" in row else ("prompt", "output", "reference")
+        step, (prompt, output, reference) = row.get("step"), (row.get(name) for name in names)
         if is_number(step) and prompt is not None and output is not None:
-            reference = row.get("reference")
             yield Sample(int(step), _as_text(prompt), _as_text(output), None if reference is None else str(reference))
 
 

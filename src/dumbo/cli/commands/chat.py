@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Talk until the user ends it."""
-    from dumbo.cli.generation import open_for, sampling_of
+    from dumbo.cli.generation import check_seed, open_for, sampling_of
 
     sampling_of(options)
     opened = open_for(options)
+    check_seed(opened, options, [None])
     if sys.stdin.isatty():
         import readline  # noqa: F401 (gives `input` a history and the arrow keys)
     conversation = _Conversation(opened, options)
@@ -54,10 +55,11 @@ class _Conversation:
 
         while True:
             try:
-                text = input("\nyou> ").strip()
+                line = input("\nyou> ")
             except EOFError:
                 print()
                 return 0
+            text = line if self._opened.generator.is_literal(line) else line.strip()
             if text in ("/quit", "/exit"):
                 return 0
             try:

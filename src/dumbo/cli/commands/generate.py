@@ -18,14 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer every prompt, each on its own; answers go to standard output."""
-    from dumbo.cli.generation import open_for, sampling_of, stream_answer, to_stdout
+    from dumbo.cli.generation import check_seed, open_for, sampling_of, stream_answer, to_stdout
     from dumbo.errors import DumboError
 
     sampling_of(options)
     opened = open_for(options)
     system = [{"role": "system", "content": options.system}] if options.system else []
     count = 0
-    for prompt in options.prompts or _lines():
+    prompts = options.prompts or _lines()
+    if options.seed is not None and options.temperature == 0:
+        prompts = list(prompts)  # all of them are to be known: one may draw
+        check_seed(opened, options, prompts)
+    for prompt in prompts:
         stream_answer(opened, [*system, {"role": "user", "content": prompt}], options, to_stdout)
         to_stdout("\n")
         count += 1

@@ -28,6 +28,11 @@ class Request:
     """Which share of them; None for a share drawn at random."""
 
 
+def begins_with_command(prompt: str) -> bool:
+    """Whether a command is the first word, or would be without the whitespace before it, which makes it text."""
+    return _COMMAND.match(prompt.lstrip()) is not None
+
+
 def parse(prompt: str) -> Request:
     """Read the commands at the beginning of `prompt`, from the left; the first word that is none ends them.
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from dumbo.bridge.bidirectional import make_bidirectional
 from dumbo.bridge.head import logits_at
 from dumbo.errors import DumboError
-from dumbo.inference.generate import Reply, Sampling, TextGenerator, Writer
+from dumbo.inference.generate import GREEDY, Reply, Sampling, TextGenerator, Writer, token_batches
+from dumbo.inference.infilling import Infilling
 from dumbo.losses.diffusion import predicting_places
-from dumbo.plugins.diffusion.commands import Request, parse
+from dumbo.plugins.diffusion.commands import Request, begins_with_command, parse
 from dumbo.plugins.diffusion.mask_token import mask_token_id
 from dumbo.plugins.diffusion.plugin import DiffusionOptions
 from dumbo.plugins.diffusion.sampling import unmask
@@ -52,8 +53,21 @@ class DiffusionGenerator(TextGenerator):
         request = parse(messages[-1]["content"])
         if not request.masks:
             asked = [*messages[:-1], {**messages[-1], "content": request.text}]
-            return super().reply(asked, request.complete or max_new_tokens, sampling, streamer)
+            ids = self.stream(self.prompt(asked), request.complete or max_new_tokens, sampling, streamer)
+            text = self.text(ids)
+            return Reply(text if self.is_literal(messages[-1]["content"]) else text.strip(), request.text)
         return self._infill(request, sampling)
+
+    def draws(self, text: str | None = None) -> bool:
+        """`:mask` draws the places, but for all of them."""
+        if text is None:
+            return True
+        request = parse(text)
+        return request.masks and request.share != 1
+
+    def is_literal(self, text: str) -> bool:
+        """That of commands is kept to the letter."""
+        return begins_with_command(text)
 
     def infill(self, texts: Sequence[Sequence[int]], masked: Sequence[Sequence[bool]], sampling: Sampling) -> Tensor:
         """The texts with the masked tokens filled in, [texts, tokens], padded on the right."""
@@ -64,6 +78,22 @@ class DiffusionGenerator(TextGenerator):
         lengths = torch.tensor([len(text) for text in texts])
         with self.evaluating():
             return self._unmask(ids, mask, lengths, self._steps(sampling), sampling.temperature)
+
+    def infillings(self, texts: Sequence[Sequence[int]], places: Sequence[Sequence[bool]]) -> list[Infilling]:
+        """As `Infiller` says."""
+        made: list[list[int]] = [[] for _ in texts]
+        lengths = [len(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda index: lengths[index])
+        for batch in token_batches(order, lengths, [0] * len(texts)):
+            filled = self.infill([texts[index] for index in batch], [places[index] for index in batch], GREEDY)
+            for index, ids in zip(batch, filled.tolist(), strict=True):
+                made[index] = ids[: lengths[index]]
+        found = []
+        for text, masked, ids in zip(texts, places, made, strict=True):
+            shown = [self._mask_token if is_masked else token for token, is_masked in zip(text, masked, strict=True)]
+            words = [str(self.tokenizer.decode(list(tokens))) for tokens in (text, shown, ids)]
+            found.append(Infilling(words[0], words[1], words[2], sum(masked), len(text)))
+        return found
 
     def _infill(self, request: Request, sampling: Sampling) -> Reply:
         ids = list(self.tokenizer(request.text)["input_ids"])

@@ -50,7 +50,7 @@ def never_masked(tokenizer: Any) -> frozenset[int]:
 def describe(options: DiffusionOptions, schedule: MaskSchedule, token: str, number: int) -> str:
     """A line that says what is masked how often, and what the loss is."""
     low, high = max(schedule.low, schedule.eps), max(schedule.high, schedule.eps)
-    is_bound = options.importance_weighting and schedule.low <= schedule.eps and schedule.high == 1
+    is_bound = options.importance_weighting and schedule.is_bound
     what = "a bound on the negative log-likelihood" if is_bound else "that of masked tokens, no bound on a likelihood"
     shares = f"{low:g} to {high:g} of a row, {schedule.mean:.2f} on average ({schedule.kind})"
     return f"diffusion: '{token}' ({number}) masks {shares}; the loss is {what}; every evaluation has the same noise"

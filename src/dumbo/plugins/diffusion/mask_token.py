@@ -29,7 +29,13 @@ def set_mask_token(tokenizer: Any, options: DiffusionOptions) -> int:
                 raise _refusal(key, f"'{token}' is the tokenizer's {role}", "name another one")
     if tokenizer.mask_token != token:
         tokenizer.add_special_tokens({"mask_token": token})
-    return mask_token_id(tokenizer)
+    number = mask_token_id(tokenizer)
+    # Where ids have gaps, the library may count tokens instead of taking the next id.
+    others = [other for other, taken in known.items() if taken == number and other != token]
+    if others:
+        message = f"the tokenizer, whose ids have gaps, gives the new token '{token}' the id {number} of '{others[0]}'"
+        raise _refusal(key, message, "name a special token that it has")
+    return number
 
 
 def mask_token_id(tokenizer: Any) -> int:
@@ -49,10 +55,12 @@ def _wanted(tokenizer: Any, options: DiffusionOptions) -> tuple[str, str]:
     number = options.mask_token_id
     if number is not None:
         # Not vocab_size: tokens that were added, as most special ones are, do not count there.
-        if number >= len(tokenizer):
-            message = f"the tokenizer has no token {number}; its ids are 0 to {len(tokenizer) - 1}"
+        tokens = {taken: token for token, taken in tokenizer.get_vocab().items()}
+        if number not in tokens:
+            gaps = ", with gaps" if len(tokens) <= max(tokens) else ""
+            message = f"the tokenizer has no token {number}; its ids are {min(tokens)} to {max(tokens)}{gaps}"
             raise _refusal("mask_token_id", message, f"or write mask_token_str: '{DEFAULT}', which is then added")
-        return "mask_token_id", str(tokenizer.convert_ids_to_tokens(number))
+        return "mask_token_id", str(tokens[number])
     if options.mask_token_str is not None:
         return "mask_token_str", options.mask_token_str
     return "mask_token_str", str(getattr(tokenizer, "mask_token", None) or DEFAULT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,8 +36,8 @@ class DiffusionOptions(Section):
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """The smallest share, whatever the others say: losses are divided by it."""
     importance_weighting: bool = True
-    """Divide the loss of a masked token by the share: the loss then bounds the negative log-likelihood (LLaDA, MDLM).
-    Without, all masked tokens weigh the same."""
+    """Divide the loss of a masked token by the share. With the linear schedule from 0 to 1 the loss then bounds the
+    negative log-likelihood (LLaDA, MDLM). Without, all masked tokens weigh the same."""
     shift_logits: bool = True
     """Predict a token at the place before it, as models do that were trained to predict the next token. `false`, at its
     own place, is LLaDA's way, for models from random weights."""
@@ -50,7 +50,8 @@ class DiffusionOptions(Section):
     """The token to mask with: a special one of the tokenizer, or else a new one. By default the tokenizer's own mask
     token, or `<|diffusion_mask|>`."""
     num_diffusion_steps: Annotated[int, Field(ge=1)] = 128
-    """Forward passes in which a text is written, by default; never more than it has tokens."""
+    """Forward passes in which a text is written, by default; never more than it has tokens. Blocks share them out,
+    rounded down, and each has one at least."""
     block_length: Annotated[int, Field(ge=1)] | None = None
     """Tokens of a text that are finished before those behind them are begun, by default; null for all at once."""
 
@@ -63,6 +64,7 @@ class DiffusionPlugin(BasePlugin):
     options_type = DiffusionOptions
     packages = ("torch", "transformers")
     consumes: frozenset[str] | None = frozenset()  # type: ignore[misc]
+    conflicts: ClassVar[frozenset[str]] = frozenset({"eaft", "dft"})
 
     options: DiffusionOptions
     _loss: DiffusionLoss | None = None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dumbo.disk import written_whole
-from dumbo.errors import RunError
+from dumbo.errors import ConfigError, RunError
+from dumbo.inference.infilling import Infiller, Infilling
 from dumbo.inference.prompting import row_prompts
 from dumbo.plugin_loader import Services
+from dumbo.plugins.samples.masking import MaskedText, masked_texts
 
 if TYPE_CHECKING:
     from dumbo.plugins.samples.plugin import SamplesOptions
@@ -30,11 +32,29 @@ class Question:
     reference: str | None = None
 
 
-def choose_questions(options: SamplesOptions, services: Services) -> list[Question]:
+def choose_masked(options: SamplesOptions, services: Services) -> list[MaskedText]:
+    """Held-out texts to fill in; none for a model that writes in another way.
+
+    Raises:
+        ConfigError: that was asked for.
+    """
+    generator, held_out = services.generator(), services.held_out()
+    assert generator is not None  # callbacks are made after the datasets
+    if isinstance(generator, Infiller):
+        special = {*generator.tokenizer.all_special_ids, *generator.tokenizer.added_tokens_decoder}
+        share = options.mask_ratio
+        return masked_texts(held_out, options.count, share, special) if share and held_out is not None else []
+    if options.mask_ratio and "mask_ratio" in options.model_fields_set:
+        message = f"has no effect: this model writes {generator.way}"
+        raise ConfigError.at("evaluation.samples.mask_ratio", message, "remove it")
+    return []
+
+
+def choose_questions(options: SamplesOptions, services: Services, needed: bool) -> list[Question]:
     """The user's own prompts, or held-out questions.
 
     Raises:
-        RunError: no held-out row has a question before its answer.
+        RunError: no held-out row has a question before its answer, and one is needed.
         DataError: the train format cannot write a prompt.
     """
     generator = services.generator()
@@ -44,7 +64,7 @@ def choose_questions(options: SamplesOptions, services: Services) -> list[Questi
         return [Question(generator.prompt([{"role": "user", "content": text}]), text) for text in texts]
     held_out = services.held_out()
     prompts = row_prompts(held_out, options.count) if held_out is not None else []
-    if not prompts:
+    if needed and not prompts:
         raise RunError(
             "samples: no held-out row has a question before its answer: they are trained as a whole\n"
             "    write evaluation.samples.prompts: [...], or train_on_inputs: false into train_format"
@@ -55,9 +75,11 @@ def choose_questions(options: SamplesOptions, services: Services) -> list[Questi
 class AskingCallback(TrainerCallback):
     """Asks all questions at a step, once."""
 
-    def __init__(self, questions: list[Question], options: SamplesOptions, services: Services) -> None:
-        """Answers go to `samples.jsonl` in the run's folder, and on the screen."""
-        self._questions, self._options, self._services = questions, options, services
+    def __init__(
+        self, questions: list[Question], masked: list[MaskedText], options: SamplesOptions, services: Services
+    ) -> None:
+        """Answers, and the `masked` texts filled in, go to `samples.jsonl` in the run's folder, and on the screen."""
+        self._questions, self._masked, self._options, self._services = questions, masked, options, services
         self._asked_at = -1
         self._rows: dict[int, list[dict[str, Any]]] = {}
 
@@ -106,18 +128,28 @@ class AskingCallback(TrainerCallback):
         assert generator is not None
         answers = generator.answers([question.input_ids for question in self._questions], self._options.max_new_tokens)
         texts = [generator.text(answer) for answer in answers]
+        infillings: list[Infilling] = []
+        if isinstance(generator, Infiller) and self._masked:
+            infillings = generator.infillings([m.input_ids for m in self._masked], [m.places for m in self._masked])
         if self._services.rank == 0:
-            self._write(step, texts)
+            self._write(step, texts, infillings)
         if show:
             self._services.say("samples after the training:" if final else f"samples at step {step}:")
             for question, text in zip(self._questions, texts, strict=True):
                 self._services.say(f"  {_line(question, text)}")
+            if infillings:
+                right = sum(found.generated == found.original for found in infillings)
+                self._services.say(f"  of {len(infillings)} texts with masked tokens, {right} filled in as they were")
 
-    def _write(self, step: int, texts: list[str]) -> None:
+    def _write(self, step: int, texts: list[str], infillings: list[Infilling]) -> None:
         """Write all samples; those of the final weights replace what the last step's weights wrote."""
         self._rows[step] = [
             {"step": step, "prompt": question.text, "reference": question.reference, "output": text}
             for question, text in zip(self._questions, texts, strict=True)
+        ]
+        self._rows[step] += [
+            {"step": step, **asdict(found), "mask_ratio": found.masked_tokens / found.total_tokens}
+            for found in infillings
         ]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for rows in self._rows.values() for row in rows]
         file = self._services.output_dir / "samples.jsonl"

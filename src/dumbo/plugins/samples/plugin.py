@@ -27,6 +27,9 @@ class SamplesOptions(Section):
     """Ask every so many optimizer steps, beside the start, the evaluations and the end."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Tokens that an answer may take."""
+    mask_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of a model that fills in masked tokens: mask this share of the trained tokens of `count` held-out texts, and
+    write down what it fills in. 0 for none."""
 
 
 class SamplesPlugin(CallbackPlugin, StatePlugin):
@@ -49,15 +52,21 @@ class SamplesPlugin(CallbackPlugin, StatePlugin):
         if self.options.prompts and "count" in self.options.model_fields_set:
             message = "counts held-out questions, and there are prompts to ask instead"
             problems.append(Problem(message, ("evaluation", "samples", "count"), hints=("remove one of the two",)))
+        asks_for_masks = self.options.mask_ratio > 0 and "mask_ratio" in self.options.model_fields_set
+        if self.options.prompts and asks_for_masks and not config.holds_rows_out:
+            message = "masks held-out texts, and there are none"
+            path = ("evaluation", "samples", "mask_ratio")
+            problems.append(Problem(message, path, hints=("write trainer.data.val_set_size too, or remove it",)))
         if problems:
             raise ConfigError(problems)
 
     def get_callbacks(self, config: RunConfig) -> Sequence[TrainerCallback]:
-        """Return the callback that asks."""
-        from dumbo.plugins.samples.asking import AskingCallback, choose_questions
+        """Return the callback that asks. Raises ConfigError for masks that the model cannot fill in."""
+        from dumbo.plugins.samples.asking import AskingCallback, choose_masked, choose_questions
 
-        questions = choose_questions(self.options, self.services)
-        self._asking = AskingCallback(questions, self.options, self.services)
+        masked = choose_masked(self.options, self.services)
+        questions = choose_questions(self.options, self.services, needed=not masked)
+        self._asking = AskingCallback(questions, masked, self.options, self.services)
         return [self._asking]
 
     def state_dict(self) -> Mapping[str, Any]:
