@@ -145,6 +145,28 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(tmp_path, sparse_fol
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+def test_a_recipe_that_was_changed_meanwhile_is_told_of(tmp_path, sparse_folder, rows_file, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    text = "stage: {modifiers: {ConstantPruningModifier: {targets: ['re:.*q_proj'], start: 0, end: %s}}}"
+    recipe.write_text(text % -1)
+    (tmp_path / "stop.py").write_text(STOP)
+    changes = {
+        **FAST,
+        "model.llm_compressor": {"recipe": str(recipe)},
+        "trainer.arguments.save_strategy": "steps",
+        "trainer.arguments.save_steps": 2,
+        "plugins": [*PLUGINS, str(tmp_path / "stop.py") + ":StopPlugin"],
+    }
+    file = builders.write_config(tmp_path / "run", sparse_folder, rows_file, changes)
+    assert main(["train", str(file)]) != 0
+    (tmp_path / "stop.py").write_text(STOP.replace("== 3", "== 300"))
+    recipe.write_text(text % 5)
+    capsys.readouterr()
+    assert main(["train", str(file), "--resume"]) == 0
+    said = "llm_compressor: 'end' is 5.0 from here on, and was not set when the run was stopped"
+    assert [line for line in capsys.readouterr().out.splitlines() if "from here on" in line] == [said]
+
+
 STOP = """
 from dumbo.errors import RunError
 from dumbo.plugin_loader import CallbackPlugin

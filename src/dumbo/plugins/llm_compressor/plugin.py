@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dumbo.config.schema import RunConfig, Words
 from dumbo.config.section import Section
 from dumbo.errors import ConfigError, Problem
-from dumbo.plugin_loader import CommandPlugin, OutputPlugin, Phase
+from dumbo.plugin_loader import CommandPlugin, OutputPlugin, Phase, StatePlugin
 from dumbo.plugins.llm_compressor.recipe import SECTION, Pruning, read_recipe
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LlmCompressorOptions(Section):
     loads here as any other; for tools that do not read it, `dumbo decompress` writes it with its zeros."""
 
 
-class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
+class LlmCompressorPlugin(OutputPlugin, StatePlugin, CommandPlugin):
     """Remembers where a model's weights are zero, makes them zero again after every step, and may save none of them."""
 
     name = "llm_compressor"
@@ -49,6 +49,7 @@ class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
 
     options: LlmCompressorOptions
     _zeros: Zeros
+    _pruning: Pruning
 
     def check(self, config: RunConfig) -> None:
         """Refuse what would fill zeros in, and recipes that ask for more."""
@@ -67,10 +68,10 @@ class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
         """Return the model as it is, having found its zeros. Raises ConfigError for targets without any."""
         from dumbo.plugins.llm_compressor.zeros import Zeros
 
-        pruning = Pruning(tuple(self.options.targets), (*SECTION, "targets"))
+        self._pruning = Pruning(tuple(self.options.targets), (*SECTION, "targets"))
         if self.options.recipe is not None:
-            pruning = read_recipe(self.options.recipe)
-        self._zeros = Zeros.of_model(model, pruning)
+            self._pruning = read_recipe(self.options.recipe)
+        self._zeros = Zeros.of_model(model, self._pruning)
         if self.options.save_compressed:
             self._zeros.check_worth()
         self._zeros.tell(self.services.say)
@@ -96,6 +97,18 @@ class LlmCompressorPlugin(OutputPlugin, CommandPlugin):
             sizes = {"bytes": written.after, "bytes with zeros": written.before, "weights": len(written.layers)}
             self.services.note("saved without zeros", sizes)
         return artifact
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Which zeros are to stay: a recipe in a file may be another one when the run goes on."""
+        return {"targets": list(self._pruning.targets), "end": self._pruning.end}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Tell what is otherwise than it was."""
+        for name, now in self.state_dict().items():
+            if state[name] != now:
+                is_now, was = ("not set" if value is None else value for value in (now, state[name]))
+                line = f"'{name}' is {is_now} from here on, and was {was} when the run was stopped"
+                self.services.say(f"llm_compressor: {line}")
 
     def run_command(self, verb: str, arguments: Sequence[str]) -> int:
         """Write a model with the zeros that were left out of its files."""
