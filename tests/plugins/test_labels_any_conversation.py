@@ -111,6 +111,16 @@ def check(build, tokenizer, twin, conversation, choice):
     return example
 
 
+@pytest.mark.parametrize("end", [None, "none"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_end_of_an_answer_that_is_all_empty_is_found(whole, end):
+    """Its empty thought and its empty content are in two places, and the turn ends behind the second."""
+    twin, tokenizer, choice = TWINS["qwen3"], tokenizer_of("byte_level"), Choice(whole_text=whole, eot=end)
+    build = chat(tokenizer, chat_template=twin.jinja, **options_of(choice))
+    answer = {"role": "assistant", "content": "", "reasoning_content": ""}
+    check(build, tokenizer, twin, talk({"role": "user", "content": "q"}, answer), choice)
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_any_conversation_has_the_labels_of_the_reference(name):
     twin = TWINS[name]

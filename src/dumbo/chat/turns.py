@@ -90,7 +90,8 @@ def left_out_error(index: int, what: str) -> UnprovenTurnError:
 
 def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
     """The places of a message's pieces without those where the header of a tool's result names the call again, and
-    without empty ones where there are others: some templates write an empty content behind a tool's result."""
+    without empty ones where there are others: some templates write an empty content behind a tool's result. Of a
+    message that is all empty, its first and its last: a thought and a content are not in one place."""
     seen: dict[Field, set[int]] = {}
     kept: list[int] = []
     for place in places:
@@ -102,7 +103,7 @@ def _own_places(rendered: Rendered, places: list[int]) -> list[int]:
             kept.append(place)
         if has_text or piece.offset == REWRITTEN:  # What else is in a JSON text stands as an empty piece behind it.
             offsets.add(piece.offset)
-    return kept or places[:1]
+    return kept or sorted({places[0], places[-1]})
 
 
 def _turn(
